@@ -1,0 +1,118 @@
+//! What a pod is to do: fetch the source, then run the builder. Every value the user gave is one argument of an
+//! argument vector or one field here; nothing passes through a shell.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The work of one attempt. Both steps read the same document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The first step: put the source into a folder.
+    pub source: SourcePlan,
+    /// The second step: make and push the image.
+    pub build: RunPlan,
+}
+
+/// How to fill the source folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourcePlan {
+    /// Absolute path of the folder to fill; it exists and is empty, or is made.
+    pub into: PathBuf,
+    /// Where the source comes from.
+    pub from: SourceKind,
+    /// Build context, relative to `into`; empty for `into` itself.
+    pub subdir: String,
+    /// Dockerfile, relative to the context. The step fails when it isn't there.
+    pub dockerfile: String,
+}
+
+/// Where a source comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum SourceKind {
+    /// A git repository.
+    Git {
+        /// `http(s)` or `ssh` URL.
+        url: String,
+        /// Branch, tag or full ref name; the remote's HEAD when neither this nor `commit` is given.
+        reference: Option<String>,
+        /// Full commit id; wins over `reference`.
+        commit: Option<String>,
+        /// Whether to fetch submodules too.
+        submodules: bool,
+    },
+    /// Files that came with the request.
+    Inline {
+        /// Relative path → content in standard base64.
+        files: BTreeMap<String, String>,
+    },
+}
+
+/// How to run a builder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunPlan {
+    /// Files to write first, such as the builder's own configuration; missing folders are made.
+    pub files: Vec<File>,
+    /// Environment added to what the container has, for the service and the commands.
+    pub env: BTreeMap<String, String>,
+    /// A daemon that the commands talk to; stopped when they are done.
+    pub service: Option<Service>,
+    /// Run one after the other; the first that fails ends the step.
+    pub commands: Vec<Command>,
+    /// Where the image's digest is to be read from after the last command.
+    pub digest: Option<DigestFile>,
+    /// How long processes get between SIGTERM and SIGKILL when the step is told to stop.
+    pub grace_seconds: u32,
+}
+
+/// A file to write before anything runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Content.
+    pub content: String,
+}
+
+/// An argument vector; the first element is the program, looked up in `PATH` when it holds no slash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Command {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+}
+
+/// A daemon and the sign that it is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Unix socket that accepts connections once the daemon is ready.
+    pub socket: PathBuf,
+    /// How long it may take to become ready.
+    pub ready_seconds: u32,
+}
+
+/// Where a builder leaves the digest of what it made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "format", rename_all = "snake_case", deny_unknown_fields)]
+pub enum DigestFile {
+    /// A JSON file and the pointer (RFC 6901) of the digest in it: BuildKit's `--metadata-file`.
+    Json {
+        /// Absolute path.
+        path: PathBuf,
+        /// JSON pointer.
+        pointer: String,
+    },
+    /// A file that holds just the digest: buildah's `--digestfile`.
+    Text {
+        /// Absolute path.
+        path: PathBuf,
+    },
+}

@@ -1,0 +1,11 @@
+//! What Kiln is about, in types that can't hold a bad value: builds and their attempts, the state machine, what a
+//! request asks for, how things fail. No I/O and no knowledge of any other module.
+
+pub mod build;
+pub mod clock;
+pub mod event;
+pub mod failure;
+pub mod id;
+pub mod project;
+pub mod spec;
+pub mod state;

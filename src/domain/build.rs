@@ -1,0 +1,68 @@
+//! Builds and their attempts, as they are stored and shown.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    failure::Failure,
+    id::{AttemptId, BuildId},
+    project::ProjectName,
+    spec::{BuildSpec, CommitId, Resources},
+    state::{BuildState, StateName},
+};
+
+/// A request that was accepted, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// Its id.
+    pub id: BuildId,
+    /// Who owns it.
+    pub project: ProjectName,
+    /// What was asked for.
+    pub spec: BuildSpec,
+    /// Where it stands.
+    pub state: BuildState,
+    /// The commit that is being built, once known. Later attempts build the same one.
+    pub commit: Option<CommitId>,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// Sequence number of the last journal entry; changes with every change of the build.
+    pub journal_head: i64,
+    /// What was tried, in order.
+    pub attempts: Vec<Attempt>,
+}
+
+/// One try at a build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Counts from 1.
+    pub number: u32,
+    /// Where it stands. An attempt is never queued.
+    pub state: StateName,
+    /// Name of the pod, or of the folder with the local runner.
+    pub pod: Option<String>,
+    /// The node that the pod ran on.
+    pub node: Option<String>,
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+    /// What it was given.
+    pub resources: Resources,
+    /// When it was claimed.
+    pub created_at: DateTime<Utc>,
+    /// When its pod was seen running.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// All that a runner needs to know to carry out an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Who owns the build.
+    pub project: ProjectName,
+    /// What was asked for.
+    pub spec: BuildSpec,
+    /// The commit that an earlier attempt found; wins over the spec's ref.
+    pub commit: Option<CommitId>,
+}

@@ -1,0 +1,84 @@
+//! Identifiers.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A build: a UUID of version 7, so that ids sort by creation time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BuildId(pub Uuid);
+
+impl BuildId {
+    /// A fresh id.
+    #[expect(clippy::new_without_default, reason = "two calls give different values")]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for BuildId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// One try at a build: the build and a number that counts from 1. Everything outside the database that belongs to an
+/// attempt (pod, folder) is named after it, so that creating it twice is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId {
+    /// The build.
+    pub build: BuildId,
+    /// 1 for the first attempt.
+    pub number: u32,
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.build, self.number)
+    }
+}
+
+impl FromStr for AttemptId {
+    type Err = InvalidAttemptId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (build, number) = text.rsplit_once('-').ok_or(InvalidAttemptId)?;
+        Ok(Self {
+            build: build.parse().map_err(|_| InvalidAttemptId)?,
+            number: number.parse().map_err(|_| InvalidAttemptId)?,
+        })
+    }
+}
+
+/// The text isn't `<build id>-<number>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an attempt id is a build id, a dash and a number")]
+pub struct InvalidAttemptId;
+
+/// One running `kiln serve`; new at every start, so that a restarted process never mistakes old leases for its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReplicaId(pub Uuid);
+
+impl ReplicaId {
+    /// A fresh id.
+    #[expect(clippy::new_without_default, reason = "two calls give different values")]
+    pub fn new() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

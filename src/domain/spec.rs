@@ -1,0 +1,86 @@
+//! What a build is asked to do, once every field has been checked. A value of these types is safe to put into a pod
+//! spec or an argument vector as it is; reading it back from JSON checks it again.
+
+pub mod image;
+pub mod resources;
+pub mod source;
+pub mod text;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+pub use self::{
+    image::{Digest, ImageRef},
+    resources::{CpuMillis, MemoryBytes, Resources},
+    source::{CommitId, GitRef, GitUrl, InlineFiles, RelPath, Source},
+    text::{BuildArgName, BuildArgValue, LabelKey, LabelValue, Platform, StageName},
+};
+
+/// A value that can't be accepted, in words that say what would be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+impl Invalid {
+    /// An error that names what is expected.
+    pub fn new(expected: impl Into<String>) -> Self {
+        Self(expected.into())
+    }
+}
+
+/// The programs that can make an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Builder {
+    /// Rootless BuildKit.
+    Buildkit,
+    /// Buildah with chroot isolation.
+    Buildah,
+}
+
+impl Builder {
+    /// Every builder.
+    pub const ALL: [Self; 2] = [Self::Buildkit, Self::Buildah];
+
+    /// The name as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Buildkit => "buildkit",
+            Self::Buildah => "buildah",
+        }
+    }
+}
+
+/// An accepted request. Serialises to the `spec` that the API shows; it holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildSpec {
+    /// Where the source comes from.
+    pub source: Source,
+    /// The Dockerfile, relative to the context.
+    pub dockerfile: RelPath,
+    /// `ARG` values.
+    pub build_args: BTreeMap<BuildArgName, BuildArgValue>,
+    /// The stage to build; the last one when absent.
+    pub target: Option<StageName>,
+    /// What the image is to run on; at least one.
+    pub platforms: Vec<Platform>,
+    /// Set on the image, and searchable.
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// Names to give to the image; at least one when it is pushed.
+    pub images: Vec<ImageRef>,
+    /// Whether to push the image under all its names.
+    pub push: bool,
+    /// The program that makes the image.
+    pub builder: Builder,
+    /// What the build may use.
+    pub resources: Resources,
+    /// Seconds a running attempt may take.
+    pub timeout_seconds: u32,
+    /// Higher goes first within a project.
+    pub priority: i16,
+    /// Free-form notes of the caller; shown, never interpreted.
+    pub annotations: BTreeMap<String, Value>,
+}

@@ -1,0 +1,117 @@
+//! Short checked texts: names and values that end up as single arguments of a builder.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::Invalid;
+
+/// Declares a text type whose only way in is a check; the check returns what would have been right.
+macro_rules! checked_text {
+    ($(#[$meta:meta])* $name:ident, $check:expr) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Invalid;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let check: fn(&str) -> Result<(), Invalid> = $check;
+                check(text).map(|()| Self(text.to_owned()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Invalid;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.0
+            }
+        }
+    };
+}
+pub(crate) use checked_text;
+
+/// Refuses text that isn't `what`.
+fn expect(valid: bool, what: &str) -> Result<(), Invalid> {
+    if valid {
+        Ok(())
+    } else {
+        Err(Invalid::new(format!("expected {what}")))
+    }
+}
+
+checked_text! {
+    /// Name of a Dockerfile `ARG`.
+    BuildArgName, |text| expect(
+        (1..=128).contains(&text.len())
+            && !text.starts_with(|c: char| c.is_ascii_digit())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+        "letters, digits and underscores, not starting with a digit, at most 128 bytes",
+    )
+}
+
+checked_text! {
+    /// Value of a Dockerfile `ARG`.
+    BuildArgValue, |text| expect(text.len() <= 4096 && !text.contains('\0'), "at most 4096 bytes without NUL")
+}
+
+checked_text! {
+    /// Name of a Dockerfile stage (`FROM … AS name`), or its number.
+    StageName, |text| expect(
+        (1..=128).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')),
+        "a stage name: letters, digits, `-`, `_` and `.`, starting with a letter or digit, at most 128 bytes",
+    )
+}
+
+checked_text! {
+    /// Key of an image label, as the OCI annotation rules want it.
+    LabelKey, |text| expect(
+        (1..=128).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/')),
+        "letters, digits, `-`, `_`, `.` and `/`, at most 128 bytes",
+    )
+}
+
+checked_text! {
+    /// Value of an image label.
+    LabelValue, |text| expect(
+        text.len() <= 1024 && !text.contains(['\0', '\n', '\r']),
+        "one line of at most 1024 bytes",
+    )
+}
+
+checked_text! {
+    /// What an image runs on: `os/arch` or `os/arch/variant`.
+    Platform, |text| expect(
+        text.len() <= 64
+            && (2..=3).contains(&text.split('/').count())
+            && text.split('/').all(|part| {
+                !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+            }),
+        "`os/arch` or `os/arch/variant`, such as `linux/amd64`",
+    )
+}

@@ -1,0 +1,4 @@
+//! Kiln: a container-image build service. `docs/architecture.md` has the map.
+
+pub mod domain;
+pub mod runner;
