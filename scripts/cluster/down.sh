@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Stops the test cluster from whatever state it is in and leaves the caches
+# (binaries, images). Kubelets first, so that nobody starts containers again;
+# containerd last, as it is needed to remove them.
+set -euo pipefail
+# shellcheck source=lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+if [[ ! ${KILN_CLUSTER_LOCKED:-} ]]; then # up.sh holds the lock already
+    exec 9>"$DIR/.lock"
+    flock 9
+fi
+
+# Removes a node's containers, so that its image store can be used again.
+empty() {
+    local node=$1 containers
+    alive "containerd-$node" || return 0
+    ctr() { timeout 20 ctr -a "$RUN/$node/containerd.sock" -n k8s.io "$@"; }
+    containers=$(ctr tasks list -q) && [[ ! $containers ]] || ctr tasks delete --force $containers >/dev/null 2>&1 || true
+    containers=$(ctr containers list -q) || return 0
+    [[ ! $containers ]] || ctr containers delete $containers >/dev/null || return 0
+    rm -f "$DIR/$node/dirty"
+}
+
+# Shims outlive containerd; ours carry our containerd's socket as an argument.
+kill_shims() {
+    local cmdline pid
+    for cmdline in /proc/[0-9]*/cmdline; do
+        if tr '\0' ' ' <"$cmdline" 2>/dev/null | grep -q "containerd-shim.* -address $RUN/"; then
+            pid=${cmdline#/proc/}
+            pid=${pid%/cmdline}
+            kill -KILL "$pid" 2>/dev/null || true
+        fi
+    done
+}
+
+# What is left of pods: processes in our cgroups, then the cgroups.
+remove_cgroups() {
+    local cgroup pid try
+    for try in 1 2 3 4 5 6 7 8 9 10; do
+        for cgroup in /sys/fs/cgroup/*/kiln-node[12]; do
+            [[ -d $cgroup ]] || continue
+            find "$cgroup" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u | while read -r pid; do
+                kill -KILL "$pid" 2>/dev/null || true
+            done
+            find "$cgroup" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+        done
+        compgen -G "/sys/fs/cgroup/*/kiln-node[12]" >/dev/null || break
+        sleep 0.1
+    done
+}
+
+unmount() {
+    local try target
+    for try in 1 2 3; do
+        awk -v run="$RUN/" 'index($5, run) == 1 {print $5}' /proc/self/mountinfo | sort -r | while read -r target; do
+            umount "$target" 2>/dev/null || umount --lazy "$target" 2>/dev/null || true
+        done
+    done
+}
+
+if [[ -d $RUN ]]; then
+    for node in node1 node2; do stop "kubelet-$node" & done
+    wait
+    for name in kwok kube-proxy kube-scheduler kube-controller-manager; do stop $name & done
+    wait
+    stop kube-apiserver
+    stop etcd
+    for node in node1 node2; do empty $node & done
+    wait
+    for node in node1 node2; do stop "containerd-$node" & done
+    wait
+    kill_shims
+    remove_cgroups
+    for name in git-server auth-registry registry; do stop $name & done
+    wait
+    unmount
+fi
+
+# Anything else that still lives in the namespace would keep it alive.
+if [[ -e /run/netns/$NETNS ]]; then
+    for pid in $(ip netns pids $NETNS); do
+        kill -KILL "$pid" 2>/dev/null || true
+    done
+    ip netns delete $NETNS
+fi
+rm -rf --one-file-system "$RUN"
+rm -f "$DIR/env" "$DIR/kiln.toml"

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# The servers that builds talk to: a registry (its storage is a cache and
+# survives `down`), a registry that wants a password, and a git server over
+# smart HTTP with a public and a private part.
+set -euo pipefail
+# shellcheck source=lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+registry_config() { # ADDRESS STORAGE
+    cat <<EOF
+version: 0.1
+log: {level: warn, accesslog: {disabled: true}}
+storage:
+  filesystem: {rootdirectory: $2}
+  delete: {enabled: true}
+http: {addr: "$1"}
+EOF
+}
+
+mkdir -p "$DIR/registry" "$RUN/auth-registry"
+registry_config 0.0.0.0:5000 "$DIR/registry" >"$RUN/registry.yaml"
+start registry docker-registry serve "$RUN/registry.yaml"
+
+htpasswd -Bbn $TEST_USER $TEST_PASSWORD >"$RUN/htpasswd"
+{
+    registry_config $HOST_IP:5001 "$RUN/auth-registry"
+    echo "auth: {htpasswd: {realm: kiln, path: $RUN/htpasswd}}"
+} >"$RUN/auth-registry.yaml"
+start auth-registry docker-registry serve "$RUN/auth-registry.yaml"
+
+# Repositories are pushed by file system. Any commit can be fetched by its id,
+# as a build wants it; who owns the files is of no interest here.
+rm -rf "$GIT_DIR_ROOT"
+mkdir -p "$GIT_DIR_ROOT/private"
+cat >"$RUN/gitconfig" <<EOF
+[safe]
+    directory = *
+[uploadpack]
+    allowAnySHA1InWant = true
+    allowFilter = true
+EOF
+echo "$TEST_USER:$TEST_PASSWORD" >"$RUN/git-users"
+cat >"$RUN/lighttpd.conf" <<EOF
+server.modules = ("mod_auth", "mod_authn_file", "mod_setenv", "mod_alias", "mod_cgi")
+server.document-root = "$GIT_DIR_ROOT"
+server.bind = "$HOST_IP"
+server.port = 3000
+server.errorlog = "$LOGS/git-server-errors.log"
+server.upload-dirs = ("$RUN")
+alias.url = ("/" => "/usr/lib/git-core/git-http-backend/")
+cgi.assign = ("" => "")
+setenv.add-environment = (
+    "GIT_PROJECT_ROOT" => "$GIT_DIR_ROOT",
+    "GIT_HTTP_EXPORT_ALL" => "1",
+    "GIT_CONFIG_GLOBAL" => "$RUN/gitconfig"
+)
+auth.backend = "plain"
+auth.backend.plain.userfile = "$RUN/git-users"
+auth.require = ("/private/" => ("method" => "basic", "realm" => "kiln", "require" => "valid-user"))
+EOF
+start git-server lighttpd -D -f "$RUN/lighttpd.conf"
+
+answers() { # any HTTP answer will do
+    inside curl -s -o /dev/null --max-time 1 "$1"
+}
+wait_for 10 "the registry" "$LOGS/registry.log" answers http://$REGISTRY/v2/
+wait_for 10 "the registry with a password" "$LOGS/auth-registry.log" answers http://$AUTH_REGISTRY/v2/
+wait_for 10 "the git server" "$LOGS/git-server.log" answers $GIT_URL/
