@@ -2,11 +2,14 @@
 //! spec or an argument vector as it is; reading it back from JSON checks it again.
 
 pub mod image;
+pub mod limits;
+pub mod reader;
+pub mod request;
 pub mod resources;
 pub mod source;
 pub mod text;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,6 +17,7 @@ use utoipa::ToSchema;
 
 pub use self::{
     image::{Digest, ImageRef},
+    limits::Limits,
     resources::{CpuMillis, MemoryBytes, Resources},
     source::{CommitId, GitRef, GitUrl, InlineFiles, RelPath, Source},
     text::{BuildArgName, BuildArgValue, LabelKey, LabelValue, Platform, StageName},
@@ -51,6 +55,12 @@ impl Builder {
             Self::Buildkit => "buildkit",
             Self::Buildah => "buildah",
         }
+    }
+}
+
+impl fmt::Display for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -62,11 +62,15 @@ impl FromStr for GitUrl {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let expected = || Invalid::new("expected a git URL such as `https://git.example/team/app.git`");
+        let too_long = || Invalid::new(format!("expected at most {} bytes", Self::MAX_LEN));
         if text.len() > Self::MAX_LEN {
-            return Err(Invalid::new(format!("expected at most {} bytes", Self::MAX_LEN)));
+            return Err(too_long());
         }
         if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(expected());
+        }
+        if let Some(url) = scp_form(text) {
+            return Err(Invalid::new(format!("expected a URL: write `{url}`")));
         }
         let url = Url::parse(text).map_err(|_| expected())?;
         match url.scheme() {
@@ -77,17 +81,20 @@ impl FromStr for GitUrl {
                 )));
             }
         }
-        // A host that starts with a dash would be read as an option by ssh (CVE-2017-1000117).
-        if url
-            .host_str()
-            .is_none_or(|host| host.is_empty() || host.starts_with('-'))
-            || url.username().starts_with('-')
-        {
+        // git decodes percent signs before it hands host and user to ssh as arguments, so only what needs no decoding
+        // is accepted; what starts with a dash would be read as an option (CVE-2017-1000117).
+        let plain = |text: &str| {
+            !text.starts_with('-')
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':'))
+        };
+        if url.host_str().is_none_or(|host| host.is_empty() || !plain(host)) || !plain(url.username()) {
             return Err(expected());
         }
         if url.password().is_some() || (url.scheme() != "ssh" && !url.username().is_empty()) {
             return Err(Invalid::new(
-                "expected a URL without user and password: it is stored and shown; use `credentials`",
+                "expected a URL without user and password: it is stored and shown",
             ));
         }
         if url.fragment().is_some() || url.query().is_some() {
@@ -95,8 +102,38 @@ impl FromStr for GitUrl {
                 "expected a URL without query and fragment: use `ref`, `commit` and `subdir`",
             ));
         }
+        if url.path().len() < 2 || has_encoded_control(url.path()) {
+            return Err(expected());
+        }
+        // Normalising may have made it longer, and it has to read back.
+        if url.as_str().len() > Self::MAX_LEN {
+            return Err(too_long());
+        }
         Ok(Self(url))
     }
+}
+
+/// The URL for git's short form `user@host:path`.
+fn scp_form(text: &str) -> Option<String> {
+    let (host, path) = text.split_once(':')?;
+    let (user, name) = host.split_once('@')?;
+    let plain = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
+    };
+    (plain(user) && plain(name) && !path.starts_with("//"))
+        .then(|| format!("ssh://{host}/{}", path.trim_start_matches('/')))
+}
+
+/// Whether a percent-encoded control character is in the path.
+fn has_encoded_control(path: &str) -> bool {
+    path.as_bytes().windows(3).any(|window| {
+        window[0] == b'%'
+            && (matches!(window[1], b'0' | b'1') || window.eq_ignore_ascii_case(b"%7f"))
+            && window[2].is_ascii_hexdigit()
+    })
 }
 
 impl fmt::Display for GitUrl {
@@ -122,7 +159,7 @@ impl From<GitUrl> for String {
 checked_text! {
     /// A branch, a tag or a full ref name, by the rules of `git check-ref-format`; never starts with a dash.
     GitRef, |text| {
-        let component = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+        let component = |part: &str| !part.is_empty() && !part.starts_with('.') && part.strip_suffix(".lock").is_none();
         let valid = (1..=255).contains(&text.len())
             && text.split('/').all(component)
             && !text.starts_with('-')
@@ -155,13 +192,13 @@ checked_text! {
 checked_text! {
     /// A relative path that stays inside its folder; empty for the folder itself where that makes sense.
     RelPath, |text| {
-        let component = |part: &str| !part.is_empty() && part != "." && part != "..";
+        let component = |part: &str| (1..=255).contains(&part.len()) && part != "." && part != "..";
         let valid = text.is_empty()
             || (text.len() <= 1024 && text.split('/').all(component) && !text.chars().any(char::is_control));
         if valid {
             Ok(())
         } else {
-            Err(Invalid::new("expected a relative path such as `docker/Dockerfile`: no leading `/`, no `.` or `..`"))
+            Err(Invalid::new("expected a relative path such as `docker/Dockerfile`: no leading or trailing `/`, no `.` or `..`, at most 1024 bytes"))
         }
     }
 }
@@ -170,6 +207,11 @@ impl RelPath {
     /// The folder itself.
     pub fn root() -> Self {
         Self(String::new())
+    }
+
+    /// Where a Dockerfile is expected when nobody says otherwise.
+    pub fn dockerfile() -> Self {
+        Self("Dockerfile".to_owned())
     }
 
     /// Whether this is the folder itself.
@@ -194,47 +236,240 @@ impl InlineFiles {
     pub const fn files(&self) -> &BTreeMap<RelPath, String> {
         &self.0
     }
+
+    /// Checks all files and reports everything that is wrong, beside the path that it is about; what is about all of
+    /// them has none.
+    pub fn check(files: BTreeMap<String, String>) -> Result<Self, Vec<(Option<String>, Invalid)>> {
+        let mut problems = Vec::new();
+        if files.is_empty() || files.len() > Self::MAX_FILES {
+            problems.push((None, Invalid::new(format!("expected 1 to {} files", Self::MAX_FILES))));
+        }
+        let bytes: usize = files.iter().map(|(path, text)| path.len() + text.len()).sum();
+        if bytes > Self::MAX_BYTES {
+            let detail = format!(
+                "expected at most {} bytes in all, got {bytes}; use a git source for more",
+                Self::MAX_BYTES
+            );
+            problems.push((None, Invalid::new(detail)));
+        }
+        let mut checked = BTreeMap::new();
+        for (path, text) in files {
+            if text.contains('\0') {
+                problems.push((Some(path.clone()), Invalid::new("expected text without NUL")));
+            }
+            match path.parse::<RelPath>() {
+                Ok(parsed) if !parsed.is_root() => {
+                    checked.insert(parsed, text);
+                }
+                _ => problems.push((
+                    Some(path),
+                    Invalid::new(
+                        "expected a relative path such as `src/main.c` as the key: no leading or trailing `/`, no `.` or `..`",
+                    ),
+                )),
+            }
+        }
+        for path in checked.keys() {
+            let folders = path.as_str().match_indices('/').map(|(end, _)| &path.as_str()[..end]);
+            for folder in folders {
+                if folder
+                    .parse()
+                    .is_ok_and(|folder: RelPath| checked.contains_key(&folder))
+                {
+                    let detail = format!("`{folder}` can't be both a file and the folder of this one");
+                    problems.push((Some(path.to_string()), Invalid::new(detail)));
+                }
+            }
+        }
+        if problems.is_empty() {
+            Ok(Self(checked))
+        } else {
+            Err(problems)
+        }
+    }
 }
 
 impl TryFrom<BTreeMap<String, String>> for InlineFiles {
     type Error = Invalid;
 
     fn try_from(files: BTreeMap<String, String>) -> Result<Self, Self::Error> {
-        if files.is_empty() || files.len() > Self::MAX_FILES {
-            return Err(Invalid::new(format!("expected 1 to {} files", Self::MAX_FILES)));
-        }
-        let bytes: usize = files.iter().map(|(path, text)| path.len() + text.len()).sum();
-        if bytes > Self::MAX_BYTES {
-            return Err(Invalid::new(format!(
-                "expected at most {} bytes in all, got {bytes}; use a git source for more",
-                Self::MAX_BYTES
-            )));
-        }
-        let files = files
-            .into_iter()
-            .map(|(path, text)| match path.parse::<RelPath>() {
-                Ok(path) if !path.is_root() => Ok((path, text)),
-                _ => Err(Invalid::new(format!(
-                    "`{path}` is not a relative path such as `src/main.c`: no leading `/`, no `.` or `..`"
-                ))),
-            })
-            .collect::<Result<BTreeMap<_, _>, _>>()?;
-        if let Some((file, folder)) = files.keys().find_map(|path| {
-            let folder = files
-                .keys()
-                .find(|other| path.as_str().starts_with(&format!("{other}/")))?;
-            Some((path, folder))
-        }) {
-            return Err(Invalid::new(format!(
-                "`{folder}` can't be both a file and the folder of `{file}`"
-            )));
-        }
-        Ok(Self(files))
+        Self::check(files).map_err(|problems| {
+            let lines: Vec<String> = problems
+                .into_iter()
+                .map(|(path, problem)| path.map_or_else(|| problem.to_string(), |path| format!("`{path}`: {problem}")))
+                .collect();
+            Invalid::new(lines.join("; "))
+        })
     }
 }
 
 impl From<InlineFiles> for BTreeMap<String, String> {
     fn from(files: InlineFiles) -> Self {
         files.0.into_iter().map(|(path, text)| (path.into(), text)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn git_urls() {
+        for text in [
+            "https://git.example/team/app.git",
+            "http://git.example:3000/app",
+            "ssh://git@git.example/team/app.git",
+            "ssh://git.example:2222/app",
+            "https://[::1]:8443/app",
+            "https://git.example/team%20a/app.git",
+        ] {
+            assert!(text.parse::<GitUrl>().is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "app",
+            "/srv/app.git",
+            "file:///srv/app.git",
+            "git://git.example/app.git",
+            "ext::sh -c id",
+            "ext::id",
+            "https://git.example",
+            "https://git.example/",
+            "https://me:secret@git.example/app.git",
+            "https://me@git.example/app.git",
+            "ssh://me:secret@git.example/app.git",
+            "https://git.example/app.git?token=x",
+            "https://git.example/app.git#main",
+            "https://git.example/app.git\n",
+            "https://git.example/a%0ab",
+            "https://git.example/a%7Fb",
+            "ssh://-oProxyCommand=id/app",
+            "ssh://%2DoProxyCommand=id/app",
+            "ssh://-l@git.example/app",
+            "ssh://%2Dl@git.example/app",
+            "--upload-pack=id",
+        ] {
+            assert!(text.parse::<GitUrl>().is_err(), "{text}");
+        }
+        let long = format!("https://git.example/{}", "é".repeat(600));
+        assert!(long.parse::<GitUrl>().is_err(), "it would not read back");
+    }
+
+    #[test]
+    fn the_short_form_of_ssh_is_answered_with_the_long_one() {
+        let error = "git@git.example:team/app.git".parse::<GitUrl>().expect_err("no URL");
+        assert!(error.0.contains("`ssh://git@git.example/team/app.git`"), "{error}");
+    }
+
+    #[test]
+    fn refs() {
+        for text in ["main", "v1.2", "feature/x", "refs/tags/v1", "refs/heads/a-b", "übung"] {
+            assert!(text.parse::<GitRef>().is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "-x",
+            "--upload-pack=id",
+            "a..b",
+            "a b",
+            "a~1",
+            "a^",
+            "a:b",
+            "a?",
+            "a*",
+            "a[",
+            "a\\b",
+            "/a",
+            "a/",
+            "a//b",
+            ".a",
+            "a/.b",
+            "a.lock",
+            "a.lock/b",
+            "a.",
+            "@",
+            "a@{1}",
+            "a\nb",
+            "a\u{7f}",
+        ] {
+            assert!(text.parse::<GitRef>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn commits() {
+        assert!("a".repeat(40).parse::<CommitId>().is_ok());
+        assert!("0".repeat(64).parse::<CommitId>().is_ok());
+        for text in ["", "abc", &"a".repeat(39), &"A".repeat(40), &"g".repeat(40)] {
+            assert!(text.parse::<CommitId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn paths() {
+        for text in ["", "Dockerfile", "a/b/c", ".hidden", "a b", "-f", "..."] {
+            assert!(text.parse::<RelPath>().is_ok(), "{text}");
+        }
+        for text in [
+            "/a",
+            "a/",
+            "a//b",
+            ".",
+            "..",
+            "a/../b",
+            "./a",
+            "a\0",
+            "a\n",
+            &"a".repeat(256),
+        ] {
+            assert!(text.parse::<RelPath>().is_err(), "{text}");
+        }
+    }
+
+    fn check(files: &[(&str, &str)]) -> Result<InlineFiles, Vec<(Option<String>, Invalid)>> {
+        InlineFiles::check(
+            files
+                .iter()
+                .map(|(path, text)| ((*path).into(), (*text).into()))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn every_bad_inline_file_is_named() {
+        let problems = check(&[("ok", ""), ("../up", ""), ("nul", "\0"), ("a", ""), ("a/b/c", "")]).expect_err("bad");
+        let paths: Vec<_> = problems.iter().map(|(path, _)| path.as_deref()).collect();
+        assert_eq!(paths, [Some("../up"), Some("nul"), Some("a/b/c")]);
+        assert!(check(&[]).is_err());
+        assert!(check(&[("big", &"x".repeat(InlineFiles::MAX_BYTES))]).is_err());
+        assert!(check(&[("a", ""), ("a-b/c", ""), ("ab", "")]).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_url_reads_back(text in "(https|http|ssh)://[a-z@%.:-]{1,12}/[ -~é]{0,20}") {
+            if let Ok(url) = text.parse::<GitUrl>() {
+                prop_assert_eq!(url.as_str().parse(), Ok(url.clone()));
+                prop_assert!(!url.as_str().contains(|c: char| c.is_control() || c.is_whitespace()));
+            }
+        }
+
+        #[test]
+        fn an_accepted_path_stays_inside(text in "[a./\\\\\0-]{0,12}") {
+            if let Ok(path) = text.parse::<RelPath>() {
+                let mut components = std::path::Path::new(path.as_str()).components();
+                prop_assert!(components.all(|part| matches!(part, std::path::Component::Normal(_))));
+            }
+        }
+
+        #[test]
+        fn an_accepted_ref_is_no_option(text in "\\PC{0,12}") {
+            if let Ok(reference) = text.parse::<GitRef>() {
+                prop_assert!(!reference.as_str().starts_with('-'));
+                prop_assert!(!reference.as_str().contains(".."));
+            }
+        }
     }
 }

@@ -115,3 +115,72 @@ checked_text! {
         "`os/arch` or `os/arch/variant`, such as `linux/amd64`",
     )
 }
+
+impl Platform {
+    /// What most clusters run on.
+    pub fn linux_amd64() -> Self {
+        Self("linux/amd64".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn rule<T: FromStr<Err = Invalid>>(good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(text.parse::<T>().is_ok(), "{text:?}");
+        }
+        for text in bad {
+            assert!(text.parse::<T>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn each_type_accepts_what_its_rule_says() {
+        let long = "a".repeat(129);
+        rule::<BuildArgName>(
+            &["A", "_a1", "HTTP_PROXY"],
+            &["", "1A", "A-B", "A=B", "A B", "É", &long],
+        );
+        rule::<BuildArgValue>(&["", "a b", "--x", "a\nb", "é"], &["a\0", &"a".repeat(4097)]);
+        rule::<StageName>(&["final", "0", "a.b-c_d"], &["", "-x", ".x", "a b", "a/b", &long]);
+        rule::<LabelKey>(
+            &["org.opencontainers.image.source", "a/b"],
+            &["", "a b", "a=b", "é", &long],
+        );
+        rule::<LabelValue>(&["", "a b = c", "é"], &["a\nb", "a\r", "a\0", &"a".repeat(1025)]);
+        rule::<Platform>(
+            &["linux/amd64", "linux/arm/v7"],
+            &[
+                "",
+                "linux",
+                "linux/",
+                "Linux/amd64",
+                "a/b/c/d",
+                "linux/amd64,linux/arm64",
+                &format!("a/{}", "b".repeat(64)),
+            ],
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_accepted_reads_back(text in "\\PC{0,8}") {
+            fn same<T: FromStr<Err = Invalid> + fmt::Display + PartialEq + fmt::Debug>(text: &str) {
+                if let Ok(value) = text.parse::<T>() {
+                    assert_eq!(value.to_string(), text);
+                }
+            }
+            same::<BuildArgName>(&text);
+            same::<BuildArgValue>(&text);
+            same::<StageName>(&text);
+            same::<LabelKey>(&text);
+            same::<LabelValue>(&text);
+            same::<Platform>(&text);
+        }
+    }
+}
