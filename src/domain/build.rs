@@ -39,7 +39,7 @@ pub struct Attempt {
     /// Where it stands. An attempt is never queued.
     pub state: StateName,
     /// Name of the pod, or of the folder with the local runner.
-    pub pod: Option<String>,
+    pub pod: String,
     /// The node that the pod ran on.
     pub node: Option<String>,
     /// Why it failed, if it did.

@@ -1,0 +1,349 @@
+//! Accepting, reading and cancelling builds.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+
+use super::{
+    Error,
+    entries::pack,
+    rows::{AttemptRow, BuildRow},
+    transitions::status_entries,
+};
+use crate::domain::{
+    build::{Attempt, Build},
+    event::{Event, Status},
+    id::BuildId,
+    project::ProjectName,
+    spec::BuildSpec,
+    state::{BuildState, IllegalTransition, StateName},
+};
+
+/// A checked request, about to be stored.
+#[derive(Clone, Debug)]
+pub struct NewBuild {
+    /// Its id, made by the caller.
+    pub id: BuildId,
+    /// Who owns it.
+    pub project: ProjectName,
+    /// What is asked for.
+    pub spec: BuildSpec,
+    /// The caller's time; the order of the queue goes by the id.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A caller's promise that requests under the same key are the same request.
+#[derive(Clone, Debug)]
+pub struct IdempotencyKey {
+    /// The caller's key, 1 to 255 characters.
+    pub key: String,
+    /// SHA-256 of the checked request.
+    pub body_hash: [u8; 32],
+}
+
+/// What became of a request.
+#[derive(Clone, Debug)]
+pub enum CreateOutcome {
+    /// It was stored.
+    Created(Build),
+    /// The key was used for the same request before: this is that build.
+    Replayed(Build),
+    /// The key was used for another request.
+    KeyReused,
+    /// Another request under this key is being stored right now.
+    InFlight,
+    /// There is no such project.
+    UnknownProject,
+}
+
+/// Stores a build, with its first journal entry, in one statement.
+async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, Error> {
+    let spec = spec_json(&new.spec);
+    let first = pack(&[Event::Status(Status {
+        state: StateName::Queued,
+        at: new.created_at,
+        attempt: None,
+        failure: None,
+    })]);
+    let available_at = sqlx::query_scalar!(
+        r#"
+        WITH build AS (
+            INSERT INTO builds (id, project, state, spec, priority, available_at, created_at, journal_head)
+            VALUES ($1, $2, 'queued', $3, $4, now(), $5, 1)
+            RETURNING id, available_at
+        ), entry AS (
+            INSERT INTO journal (build_id, first_seq, last_seq, codec, body)
+            SELECT id, 1, 1, $6, $7 FROM build
+        )
+        SELECT available_at AS "available_at!" FROM build
+        "#,
+        new.id.0,
+        new.project.as_str(),
+        spec,
+        new.spec.priority,
+        new.created_at,
+        first.codec,
+        first.body,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Build {
+        id: new.id,
+        project: new.project,
+        spec: new.spec,
+        state: BuildState::Queued {
+            attempts: 0,
+            available_at,
+        },
+        commit: None,
+        created_at: new.created_at,
+        journal_head: 1,
+        attempts: Vec::new(),
+    })
+}
+
+fn spec_json(spec: &BuildSpec) -> serde_json::Value {
+    // Unwrap: the types hold strings, numbers and maps with string keys only.
+    serde_json::to_value(spec).expect("a specification serialises")
+}
+
+/// Stores a build. With a key, the primary key of `idempotency_keys` decides which of several equal requests is the
+/// first, whichever replica they reach.
+pub async fn create(pool: &PgPool, new: NewBuild, key: Option<IdempotencyKey>) -> Result<CreateOutcome, Error> {
+    let unknown_project = |error: Error| match error {
+        Error::Database(sqlx::Error::Database(database)) if database.is_foreign_key_violation() => {
+            Ok(CreateOutcome::UnknownProject)
+        }
+        other => Err(other),
+    };
+    let Some(key) = key else {
+        let mut connection = pool.acquire().await?;
+        return insert(&mut connection, new)
+            .await
+            .map(CreateOutcome::Created)
+            .or_else(unknown_project);
+    };
+
+    let mut transaction = pool.begin().await?;
+    // Taken by a request that is being stored at this moment; the lock goes with the transaction.
+    let free = sqlx::query_scalar!(
+        r#"SELECT pg_try_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0)) AS "free!""#,
+        new.project.as_str(),
+        key.key,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if !free {
+        return Ok(CreateOutcome::InFlight);
+    }
+    let used = sqlx::query!(
+        "SELECT body_hash, build_id FROM idempotency_keys WHERE project = $1 AND key = $2",
+        new.project.as_str(),
+        key.key,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    if let Some(used) = used {
+        if used.body_hash != key.body_hash {
+            return Ok(CreateOutcome::KeyReused);
+        }
+        let build = get_in(&mut transaction, BuildId(used.build_id)).await?;
+        return Ok(CreateOutcome::Replayed(build.ok_or(Error::Conflict)?));
+    }
+    let project = new.project.clone();
+    let build = match insert(&mut transaction, new).await {
+        Ok(build) => build,
+        Err(error) => return unknown_project(error),
+    };
+    sqlx::query!(
+        "INSERT INTO idempotency_keys (project, key, body_hash, build_id) VALUES ($1, $2, $3, $4)",
+        project.as_str(),
+        key.key,
+        key.body_hash.as_slice(),
+        build.id.0,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(CreateOutcome::Created(build))
+}
+
+/// One build with its attempts.
+pub async fn get(pool: &PgPool, id: BuildId) -> Result<Option<Build>, Error> {
+    let mut connection = pool.acquire().await?;
+    get_in(&mut connection, id).await
+}
+
+pub(super) async fn get_in(connection: &mut PgConnection, id: BuildId) -> Result<Option<Build>, Error> {
+    let row = sqlx::query_as!(
+        BuildRow,
+        "SELECT id, project, state, spec, attempts, available_at, commit, digest, failure_code, failure_message,
+                created_at, started_at, finished_at, journal_head
+         FROM builds WHERE id = $1",
+        id.0,
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let mut attempts = attempts_of(connection, &[id.0]).await?;
+    row.into_build(attempts.remove(&id).unwrap_or_default()).map(Some)
+}
+
+async fn attempts_of(
+    connection: &mut PgConnection,
+    builds: &[uuid::Uuid],
+) -> Result<HashMap<BuildId, Vec<Attempt>>, Error> {
+    let rows = sqlx::query_as!(
+        AttemptRow,
+        "SELECT build_id, number, state, pod, node, failure_code, failure_message, resources, created_at, started_at,
+                finished_at
+         FROM attempts WHERE build_id = ANY($1) ORDER BY build_id, number",
+        builds,
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut attempts: HashMap<BuildId, Vec<Attempt>> = HashMap::new();
+    for row in rows {
+        attempts.entry(BuildId(row.build_id)).or_default().push(row.try_into()?);
+    }
+    Ok(attempts)
+}
+
+/// Which builds to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only this project's.
+    pub project: Option<ProjectName>,
+    /// Only those in this state.
+    pub state: Option<StateName>,
+}
+
+/// Up to `limit` builds, newest first, that are older than `before`.
+pub async fn list(pool: &PgPool, filter: &Filter, before: Option<BuildId>, limit: u32) -> Result<Vec<Build>, Error> {
+    let mut connection = pool.acquire().await?;
+    let rows = sqlx::query_as!(
+        BuildRow,
+        "SELECT id, project, state, spec, attempts, available_at, commit, digest, failure_code, failure_message,
+                created_at, started_at, finished_at, journal_head
+         FROM builds
+         WHERE ($1::text IS NULL OR project = $1)
+           AND ($2::text IS NULL OR state = $2)
+           AND id < coalesce($3, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+         ORDER BY id DESC
+         LIMIT $4",
+        filter.project.as_ref().map(ProjectName::as_str),
+        filter.state.map(StateName::as_str),
+        before.map(|id| id.0),
+        i64::from(limit),
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+    let mut attempts = attempts_of(&mut connection, &ids).await?;
+    rows.into_iter()
+        .map(|row| {
+            let attempts = attempts.remove(&BuildId(row.id)).unwrap_or_default();
+            row.into_build(attempts)
+        })
+        .collect()
+}
+
+/// Whether a build is over, and its journal's head; cheaper than [`get`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Where the build stands.
+    pub state: StateName,
+    /// Sequence number of the last entry.
+    pub head: i64,
+}
+
+/// How far a build is.
+pub async fn progress(pool: &PgPool, id: BuildId) -> Result<Option<Progress>, Error> {
+    let row = sqlx::query!("SELECT state, journal_head FROM builds WHERE id = $1", id.0)
+        .fetch_optional(pool)
+        .await?;
+    row.map(|row| {
+        let place = super::rows::Place {
+            table: "builds",
+            row: &id,
+        };
+        Ok(Progress {
+            state: place.parse("state", &row.state)?,
+            head: row.journal_head,
+        })
+    })
+    .transpose()
+}
+
+/// What became of a wish to cancel.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one per request, and matched at once")]
+pub enum CancelOutcome {
+    /// The build is cancelled, or its worker will stop it. `changed` is false when that was so before.
+    Accepted {
+        /// The build as it is now.
+        build: Build,
+        /// Whether this call changed it.
+        changed: bool,
+    },
+    /// The build is over.
+    Refused(IllegalTransition),
+    /// There is no such build.
+    NotFound,
+}
+
+/// Cancels a queued build at once; asks the worker of a live one to stop it.
+pub async fn cancel(pool: &PgPool, id: BuildId, now: DateTime<Utc>) -> Result<CancelOutcome, Error> {
+    let mut transaction = pool.begin().await?;
+    let locked = sqlx::query_scalar!("SELECT id FROM builds WHERE id = $1 FOR UPDATE", id.0)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    if locked.is_none() {
+        return Ok(CancelOutcome::NotFound);
+    }
+    let build = get_in(&mut transaction, id).await?.ok_or(Error::Conflict)?;
+    let from = build.state.name();
+    let to = match build.state.clone().cancel(now) {
+        Ok(to) => to,
+        Err(refused) => return Ok(CancelOutcome::Refused(refused)),
+    };
+    if to.name() == from {
+        return Ok(CancelOutcome::Accepted { build, changed: false });
+    }
+    let attempt = match &to {
+        BuildState::Cancelling { attempt, .. } => Some(*attempt),
+        _ => build.attempts.last().map(|attempt| attempt.number),
+    };
+    let entries = pack(&status_entries(&to, attempt, None, now));
+    let finished_at = to.name().is_terminal().then_some(now);
+    let changed = sqlx::query!(
+        "WITH build AS (
+             UPDATE builds SET state = $3, available_at = NULL, finished_at = $4, journal_head = journal_head + $5
+             WHERE id = $1 AND state = $2
+             RETURNING id, attempts, journal_head
+         ), attempt AS (
+             UPDATE attempts SET state = $3 FROM build
+             WHERE build_id = build.id AND number = build.attempts AND $4::timestamptz IS NULL
+         )
+         INSERT INTO journal (build_id, first_seq, last_seq, codec, body)
+         SELECT id, journal_head - $5 + 1, journal_head, $6, $7 FROM build",
+        id.0,
+        from.as_str(),
+        to.name().as_str(),
+        finished_at,
+        entries.count,
+        entries.codec,
+        entries.body,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    if changed.rows_affected() != 1 {
+        return Err(Error::Conflict);
+    }
+    let build = get_in(&mut transaction, id).await?.ok_or(Error::Conflict)?;
+    transaction.commit().await?;
+    Ok(CancelOutcome::Accepted { build, changed: true })
+}

@@ -1,0 +1,58 @@
+//! Projects.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+
+use super::{Error, rows::Place};
+use crate::domain::project::ProjectName;
+
+/// A project, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Project {
+    /// Its name.
+    pub name: ProjectName,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+fn project(name: &str, created_at: DateTime<Utc>) -> Result<Project, Error> {
+    let place = Place {
+        table: "projects",
+        row: &name,
+    };
+    Ok(Project {
+        name: place.parse("name", name)?,
+        created_at,
+    })
+}
+
+/// Makes a project; `None` when there is one of that name.
+pub async fn create(pool: &PgPool, name: &ProjectName) -> Result<Option<Project>, Error> {
+    let row = sqlx::query!(
+        "INSERT INTO projects (name) VALUES ($1) ON CONFLICT DO NOTHING RETURNING name, created_at",
+        name.as_str(),
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(|row| project(&row.name, row.created_at)).transpose()
+}
+
+/// One project.
+pub async fn get(pool: &PgPool, name: &ProjectName) -> Result<Option<Project>, Error> {
+    let row = sqlx::query!("SELECT name, created_at FROM projects WHERE name = $1", name.as_str())
+        .fetch_optional(pool)
+        .await?;
+    row.map(|row| project(&row.name, row.created_at)).transpose()
+}
+
+/// Up to `limit` projects by name, after `after`.
+pub async fn list(pool: &PgPool, after: Option<&ProjectName>, limit: u32) -> Result<Vec<Project>, Error> {
+    let rows = sqlx::query!(
+        "SELECT name, created_at FROM projects WHERE name > $1 ORDER BY name LIMIT $2",
+        after.map_or("", ProjectName::as_str),
+        i64::from(limit),
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter().map(|row| project(&row.name, row.created_at)).collect()
+}

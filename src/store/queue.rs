@@ -1,0 +1,205 @@
+//! Claiming queued builds, and taking over builds whose worker died.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::{Error, Lease, journal::LogCursor, rows::Place};
+use crate::domain::{
+    build::Assignment,
+    id::{AttemptId, BuildId, ReplicaId},
+    state::{BuildState, StateName},
+};
+
+/// A build that this worker now has in hand.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// The right to write for it.
+    pub lease: Lease,
+    /// What to do.
+    pub assignment: Assignment,
+    /// Where it stands.
+    pub state: BuildState,
+    /// How far its log is in the journal.
+    pub cursor: LogCursor,
+    /// When the attempt was claimed first.
+    pub attempt_created_at: DateTime<Utc>,
+    /// The journal's head after the claim.
+    pub head: i64,
+}
+
+struct ClaimedRow {
+    id: Uuid,
+    project: String,
+    state: String,
+    spec: Value,
+    attempts: i32,
+    epoch: i64,
+    commit: Option<String>,
+    started_at: Option<DateTime<Utc>>,
+    journal_head: i64,
+    log_cursor: Value,
+    attempt_created_at: DateTime<Utc>,
+}
+
+impl ClaimedRow {
+    fn into_claimed(self, owner: ReplicaId) -> Result<Claimed, Error> {
+        let place = Place {
+            table: "builds",
+            row: &self.id,
+        };
+        let attempt = place.number("attempts", self.attempts)?;
+        let state = match place.parse("state", &self.state)? {
+            StateName::Starting => BuildState::Starting { attempt },
+            StateName::Running => BuildState::Running {
+                attempt,
+                started_at: place.present("started_at", self.started_at)?,
+            },
+            StateName::Cancelling => BuildState::Cancelling {
+                attempt,
+                started_at: self.started_at,
+            },
+            other => return Err(place.inconsistent("state", format!("{other} can't be in a worker's hands"))),
+        };
+        let id = AttemptId {
+            build: BuildId(self.id),
+            number: attempt,
+        };
+        Ok(Claimed {
+            lease: Lease {
+                attempt: id,
+                owner,
+                epoch: self.epoch,
+            },
+            assignment: Assignment {
+                attempt: id,
+                project: place.parse("project", &self.project)?,
+                spec: place.json("spec", self.spec)?,
+                commit: self
+                    .commit
+                    .as_deref()
+                    .map(|commit| place.parse("commit", commit))
+                    .transpose()?,
+            },
+            state,
+            cursor: place.json("log_cursor", self.log_cursor)?,
+            attempt_created_at: self.attempt_created_at,
+            head: self.journal_head,
+        })
+    }
+}
+
+/// How much may be claimed at once.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimLimits {
+    /// At most this many now.
+    pub batch: u32,
+    /// No more than this many live builds in the whole installation, counted from the rows.
+    pub live: u32,
+}
+
+/// Takes queued builds in the order of the queue. Workers don't wait for each other (SKIP LOCKED) and never get the
+/// same build. Pods are named `pod_prefix` followed by the attempt's id.
+pub async fn claim(
+    pool: &PgPool,
+    owner: ReplicaId,
+    limits: ClaimLimits,
+    pod_prefix: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<Claimed>, Error> {
+    let at = serde_json::to_value(now).map_err(|error| Error::Database(sqlx::Error::Encode(error.into())))?;
+    let rows = sqlx::query_as!(
+        ClaimedRow,
+        r#"
+        WITH room AS (
+            SELECT least($2, greatest(0, $3 - (
+                SELECT count(*) FROM builds WHERE state IN ('starting', 'running', 'cancelling')
+            ))) AS n
+        ), next AS (
+            SELECT id FROM builds
+            WHERE state = 'queued' AND available_at <= now()
+            ORDER BY priority DESC, id
+            LIMIT (SELECT n FROM room)
+            FOR NO KEY UPDATE SKIP LOCKED
+        ), build AS (
+            UPDATE builds b
+            SET state = 'starting', available_at = NULL, attempts = b.attempts + 1, owner = $1, epoch = b.epoch + 1,
+                journal_head = b.journal_head + 1
+            FROM next
+            WHERE b.id = next.id AND b.state = 'queued'
+            RETURNING b.*
+        ), attempt AS (
+            INSERT INTO attempts (build_id, number, state, pod, resources, created_at)
+            SELECT id, attempts, 'starting', $4 || id::text || '-' || attempts, spec -> 'resources', $5 FROM build
+        ), entry AS (
+            INSERT INTO journal (build_id, first_seq, last_seq, codec, body)
+            SELECT id, journal_head, journal_head, 0, convert_to(jsonb_build_object('status', jsonb_build_object(
+                'state', 'starting', 'at', $6::jsonb, 'attempt', attempts
+            ))::text, 'UTF8')
+            FROM build
+        )
+        SELECT id, project, state, spec, attempts, epoch, commit, started_at, journal_head,
+               '{}'::jsonb AS "log_cursor!", $5 AS "attempt_created_at!"
+        FROM build
+        ORDER BY priority DESC, id
+        "#,
+        owner.0,
+        i64::from(limits.batch),
+        i64::from(limits.live),
+        pod_prefix,
+        now,
+        at,
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter().map(|row| row.into_claimed(owner)).collect()
+}
+
+/// Takes live builds that no worker owns: theirs died or gave them up.
+pub async fn take_over(pool: &PgPool, owner: ReplicaId, batch: u32) -> Result<Vec<Claimed>, Error> {
+    let rows = sqlx::query_as!(
+        ClaimedRow,
+        r#"
+        WITH next AS (
+            SELECT id FROM builds
+            WHERE state IN ('starting', 'running', 'cancelling') AND owner IS NULL
+            ORDER BY id
+            LIMIT $2
+            FOR NO KEY UPDATE SKIP LOCKED
+        ), build AS (
+            UPDATE builds b SET owner = $1, epoch = b.epoch + 1
+            FROM next
+            WHERE b.id = next.id AND b.owner IS NULL
+            RETURNING b.*
+        )
+        SELECT b.id, b.project, b.state, b.spec, b.attempts, b.epoch, b.commit, b.started_at, b.journal_head,
+               a.log_cursor, a.created_at AS attempt_created_at
+        FROM build b JOIN attempts a ON a.build_id = b.id AND a.number = b.attempts
+        "#,
+        owner.0,
+        i64::from(batch),
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter().map(|row| row.into_claimed(owner)).collect()
+}
+
+/// Builds in each state that isn't final, for metrics.
+pub async fn depth(pool: &PgPool) -> Result<Vec<(StateName, i64)>, Error> {
+    let rows = sqlx::query!(
+        r#"SELECT state, count(*) AS "count!" FROM builds
+           WHERE state IN ('queued', 'starting', 'running', 'cancelling') GROUP BY state"#
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let place = Place {
+                table: "builds",
+                row: &"(count)",
+            };
+            Ok((place.parse("state", &row.state)?, row.count))
+        })
+        .collect()
+}
