@@ -1,5 +1,6 @@
 //! Kiln: a container-image build service. `docs/architecture.md` has the map.
 
+pub mod app;
 pub mod domain;
 pub mod runner;
 pub mod store;

@@ -1,0 +1,3 @@
+//! Wiring: what makes a program of the other modules.
+
+pub mod postgres;
