@@ -2,5 +2,6 @@
 
 pub mod app;
 pub mod domain;
+pub mod journal;
 pub mod runner;
 pub mod store;

@@ -1,0 +1,16 @@
+//! The journal of every build: written in groups, read by pulling.
+//!
+//! A write is durable before anybody hears of it. Readers are woken by [`signals`] and read from Postgres; a slow
+//! reader costs itself only, and a lost wake-up costs a moment.
+
+mod heads;
+pub mod reader;
+pub mod signals;
+pub mod writer;
+
+pub use self::{
+    heads::Heads,
+    reader::Reader,
+    signals::Signals,
+    writer::{AppendError, Writer},
+};

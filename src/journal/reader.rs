@@ -1,0 +1,96 @@
+//! Following one build's journal from any point, live or long after.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+
+use super::{Signals, heads::Subscription};
+use crate::{
+    domain::{event::Event, id::BuildId},
+    store::{self, Error, builds::Progress, journal::Page},
+};
+
+/// Reads a journal in order, from after a sequence number until its end.
+pub struct Reader {
+    pool: PgPool,
+    signals: Signals,
+    subscription: Subscription,
+    build: BuildId,
+    after: i64,
+    ended: bool,
+}
+
+/// What a reader starts with.
+pub struct Opened {
+    /// The reader.
+    pub reader: Reader,
+    /// How far the build was when the reader was opened.
+    pub progress: Progress,
+}
+
+impl Opened {
+    /// Whether the build is over and the reader has nothing left to read.
+    pub const fn is_caught_up(&self) -> bool {
+        self.progress.state.is_terminal() && self.reader.after >= self.progress.head
+    }
+}
+
+impl Reader {
+    /// A reader of the entries after `after`; 0 for all. `None` when there is no such build.
+    pub async fn open(pool: &PgPool, signals: &Signals, build: BuildId, after: i64) -> Result<Option<Opened>, Error> {
+        let subscription = signals.heads().subscribe(build);
+        let Some(progress) = store::builds::progress(pool, build).await? else {
+            return Ok(None);
+        };
+        let reader = Self {
+            pool: pool.clone(),
+            signals: signals.clone(),
+            subscription,
+            build,
+            after,
+            ended: progress.state.is_terminal() && after >= progress.head,
+        };
+        Ok(Some(Opened { reader, progress }))
+    }
+
+    /// Sequence number of the last entry that was returned, or the one the reader began after.
+    pub const fn position(&self) -> i64 {
+        self.after
+    }
+
+    /// The next entries; waits for some. `None` after the end. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Option<Page>, Error> {
+        loop {
+            if let Some(page) = self.available().await? {
+                return Ok(Some(page));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            if !self.wait().await && store::builds::progress(&self.pool, self.build).await?.is_none() {
+                // Deleted while it was being read: nothing will follow.
+                self.ended = true;
+            }
+        }
+    }
+
+    /// The next entries that are there already; `None` when there are none.
+    pub async fn available(&mut self) -> Result<Option<Page>, Error> {
+        if self.ended {
+            return Ok(None);
+        }
+        let page = store::journal::read(&self.pool, self.build, self.after).await?;
+        let Some((last, event)) = page.last() else {
+            return Ok(None);
+        };
+        self.after = *last;
+        self.ended = matches!(event, Event::End(_));
+        Ok(Some(page))
+    }
+
+    /// Waits for news; false when it is only time to look again.
+    async fn wait(&mut self) -> bool {
+        let poll: Duration = self.signals.poll_interval();
+        tokio::time::timeout(poll, self.subscription.changed()).await.is_ok()
+    }
+}

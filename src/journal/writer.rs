@@ -1,0 +1,190 @@
+//! Group commit: what many builds print at the same time becomes durable in one transaction.
+
+use std::{collections::HashSet, time::Duration};
+
+use sqlx::PgPool;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Signals;
+use crate::{
+    domain::event::Event,
+    store::{
+        self, Lease,
+        entries::pack,
+        journal::{Append, Appended, LogCursor},
+    },
+};
+
+/// Flushes are at least this far apart. The first after a pause goes at once.
+const INTERVAL: Duration = Duration::from_millis(25);
+/// A flush takes no more than this many packed bytes.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Why entries could not be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Another worker has the build now, or it is over.
+    #[error("the lease is lost")]
+    LeaseLost,
+    /// The writer is shutting down, or the database refused the entries; the log says why.
+    #[error("the journal can't be written")]
+    Failed,
+}
+
+struct Request {
+    append: Append,
+    done: oneshot::Sender<Result<i64, AppendError>>,
+}
+
+/// Appends log entries. Cheap to clone.
+#[derive(Clone)]
+pub struct Writer(mpsc::Sender<Request>);
+
+impl Writer {
+    /// A writer and its task.
+    pub fn new(pool: PgPool, signals: Signals) -> (Self, Flusher) {
+        let (sender, requests) = mpsc::channel(1024);
+        let flusher = Flusher {
+            pool,
+            signals,
+            requests,
+            held: None,
+        };
+        (Self(sender), flusher)
+    }
+
+    /// Appends entries and moves the cursor, both or neither, and returns once they are durable. At most one call a
+    /// build at a time; entries must not be empty.
+    pub async fn append(
+        &self,
+        lease: Lease,
+        from: LogCursor,
+        to: LogCursor,
+        events: &[Event],
+    ) -> Result<i64, AppendError> {
+        let append = Append {
+            lease,
+            from,
+            to,
+            packed: pack(events),
+        };
+        let (done, outcome) = oneshot::channel();
+        self.0
+            .send(Request { append, done })
+            .await
+            .map_err(|_| AppendError::Failed)?;
+        outcome.await.unwrap_or(Err(AppendError::Failed))
+    }
+}
+
+/// The task behind [`Writer`].
+pub struct Flusher {
+    pool: PgPool,
+    signals: Signals,
+    requests: mpsc::Receiver<Request>,
+    /// Taken from the channel but left for the next flush.
+    held: Option<Request>,
+}
+
+impl Flusher {
+    /// Runs until every [`Writer`] is dropped. Once the token is cancelled, a database that can't be reached is given
+    /// up instead of waited for: nothing was acknowledged, so nothing is lost.
+    pub async fn run(mut self, give_up: CancellationToken) {
+        let mut next_flush = Instant::now();
+        loop {
+            let first = match self.held.take() {
+                Some(request) => request,
+                None => match self.requests.recv().await {
+                    Some(request) => request,
+                    None => return,
+                },
+            };
+            let batch = self.gather(first, next_flush).await;
+            next_flush = Instant::now() + INTERVAL;
+            self.flush(batch, &give_up).await;
+        }
+    }
+
+    async fn gather(&mut self, first: Request, until: Instant) -> Vec<Request> {
+        let mut bytes = first.append.packed.body.len();
+        let mut builds = HashSet::from([first.append.lease.attempt.build]);
+        let mut batch = vec![first];
+        while bytes < MAX_BYTES {
+            let request = match self.requests.try_recv() {
+                Ok(request) => request,
+                Err(_) => match tokio::time::timeout_at(until, self.requests.recv()).await {
+                    Ok(Some(request)) => request,
+                    Ok(None) | Err(_) => break,
+                },
+            };
+            if !builds.insert(request.append.lease.attempt.build) {
+                self.held = Some(request);
+                break;
+            }
+            bytes += request.append.packed.body.len();
+            batch.push(request);
+        }
+        batch
+    }
+
+    async fn flush(&self, batch: Vec<Request>, give_up: &CancellationToken) {
+        let (appends, waiting): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|request| (request.append, request.done)).unzip();
+        let outcomes = match self.append(&appends, give_up).await {
+            Ok(outcomes) => outcomes,
+            // One bad append must not take the others with it.
+            Err(AppendError::Failed) if appends.len() > 1 && !give_up.is_cancelled() => {
+                let mut outcomes = Vec::with_capacity(appends.len());
+                for append in &appends {
+                    let alone = self.append(std::slice::from_ref(append), give_up).await;
+                    outcomes.push(alone.map_or_else(Err, |mut one| one.pop().unwrap_or(Err(AppendError::Failed))));
+                }
+                outcomes
+            }
+            Err(error) => vec![Err(error); appends.len()],
+        };
+        for ((append, done), outcome) in appends.iter().zip(waiting).zip(outcomes) {
+            if let Ok(head) = outcome {
+                self.signals.head(append.lease.attempt.build, head);
+            }
+            // The sender may have stopped waiting.
+            let _ = done.send(outcome);
+        }
+    }
+
+    async fn append(
+        &self,
+        appends: &[Append],
+        give_up: &CancellationToken,
+    ) -> Result<Vec<Result<i64, AppendError>>, AppendError> {
+        let mut backoff = Duration::from_millis(50);
+        loop {
+            match store::journal::append(&self.pool, appends).await {
+                Ok(outcomes) => {
+                    return Ok(outcomes
+                        .into_iter()
+                        .map(|outcome| match outcome {
+                            Appended::Durable(head) => Ok(head),
+                            Appended::LeaseLost => Err(AppendError::LeaseLost),
+                        })
+                        .collect());
+                }
+                Err(store::Error::Unavailable(error)) => {
+                    tracing::warn!(error = %error, builds = appends.len(), "log entries wait for the database");
+                }
+                Err(error) => {
+                    tracing::error!(error = ?error, builds = appends.len(), "log entries were refused by the database");
+                    return Err(AppendError::Failed);
+                }
+            }
+            if give_up.run_until_cancelled(tokio::time::sleep(backoff)).await.is_none() {
+                return Err(AppendError::Failed);
+            }
+            backoff = (backoff * 2).min(Duration::from_secs(2));
+        }
+    }
+}
