@@ -11,6 +11,11 @@ if [[ ! ${KILN_CLUSTER_LOCKED:-} ]]; then # up.sh holds the lock already
     flock 9
 fi
 
+if grep -qs '^KILN_TEST_CLUSTER=kind' "$DIR/env"; then
+    kind delete cluster --name kiln
+    docker rm -f kiln-registry >/dev/null
+fi
+
 # Removes a node's containers, so that its image store can be used again.
 empty() {
     local node=$1 containers
@@ -78,11 +83,12 @@ if [[ -d $RUN ]]; then
 fi
 
 # Anything else that still lives in the namespace would keep it alive.
-if [[ -e /run/netns/$NETNS ]]; then
+if [[ -e /run/netns/$NETNS && $(owner) == "$DIR" ]]; then
     for pid in $(ip netns pids $NETNS); do
         kill -KILL "$pid" 2>/dev/null || true
     done
     ip netns delete $NETNS
+    rm -f $OWNER
 fi
 rm -rf --one-file-system "$RUN"
 rm -f "$DIR/env" "$DIR/kiln.toml"

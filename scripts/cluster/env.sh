@@ -6,31 +6,36 @@ set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-agent_image=$(cat "$DIR/agent-image" 2>/dev/null || true)
-{
-    echo "KILN_TEST_CLUSTER=own"
-    echo "KUBECONFIG=$RUN/admin.kubeconfig"
-    echo "KILN_TEST_KUBECONFIG=$RUN/kiln.kubeconfig"
-    echo "KILN_TEST_REGISTRY=$REGISTRY"
-    echo "KILN_TEST_AUTH_REGISTRY=$AUTH_REGISTRY"
-    echo "KILN_TEST_GIT=$GIT_URL"
-    echo "KILN_TEST_GIT_DIR=$GIT_DIR_ROOT"
-    echo "KILN_TEST_USER=$TEST_USER"
-    echo "KILN_TEST_PASSWORD=$TEST_PASSWORD"
-    echo "KILN_TEST_HOST_IP=$HOST_IP"
-    echo "KILN_TEST_BUILDKIT_IMAGE=$BUILDKIT_IMAGE"
-    echo "KILN_TEST_GIT_IMAGE=$GIT_IMAGE"
-    echo "KILN_TEST_BASE_IMAGE=$BASE_IMAGE"
-    echo "KILN_TEST_BUSYBOX_IMAGE=$BUSYBOX_IMAGE"
-    [[ ! $agent_image ]] || echo "KILN_TEST_AGENT_IMAGE=$agent_image"
-    [[ ! -e $REPO/deploy/kiln-cluster.toml.in ]] || echo "KILN_CONFIG=$DIR/kiln.toml"
-} >"$DIR/env.new"
+# A cluster that was not started here (adopt.sh) is described by the environment.
+if [[ ${KILN_TEST_CLUSTER:-own} == own ]]; then
+    KILN_TEST_CLUSTER=own
+    KUBECONFIG=$RUN/admin.kubeconfig
+    KILN_TEST_KUBECONFIG=$RUN/kiln.kubeconfig
+    KILN_TEST_REGISTRY=$REGISTRY
+    KILN_TEST_AUTH_REGISTRY=$AUTH_REGISTRY
+    KILN_TEST_GIT=$GIT_URL
+    KILN_TEST_GIT_DIR=$GIT_DIR_ROOT
+    KILN_TEST_USER=$TEST_USER
+    KILN_TEST_PASSWORD=$TEST_PASSWORD
+    KILN_TEST_HOST_IP=$HOST_IP
+    KILN_TEST_BUILDKIT_IMAGE=$BUILDKIT_IMAGE
+    KILN_TEST_GIT_IMAGE=$GIT_IMAGE
+    KILN_TEST_BASE_IMAGE=$BASE_IMAGE
+    KILN_TEST_BUSYBOX_IMAGE=$BUSYBOX_IMAGE
+    KILN_TEST_AGENT_IMAGE=$(cat "$DIR/agent-image" 2>/dev/null || true)
+fi
+KILN_CONFIG=
+[[ ! -e $REPO/deploy/kiln-cluster.toml.in ]] || KILN_CONFIG=$DIR/kiln.toml
+
+for name in KUBECONFIG KILN_CONFIG "${!KILN_TEST_@}"; do
+    [[ ! ${!name} ]] || printf '%s=%q\n' "$name" "${!name}"
+done >"$DIR/env.new"
 mv "$DIR/env.new" "$DIR/env"
 
 if [[ -e $REPO/deploy/kiln-cluster.toml.in ]]; then
     text=$(<"$REPO/deploy/kiln-cluster.toml.in")
-    while IFS='=' read -r key value; do
-        text=${text//@$key@/$value}
-    done <"$DIR/env"
+    for name in "${!KILN_TEST_@}"; do
+        text=${text//@$name@/${!name}}
+    done
     printf '%s\n' "$text" >"$DIR/kiln.toml"
 fi

@@ -16,6 +16,7 @@ RUN=$DIR/run          # state of the running cluster, fresh at each `up`
 LOGS=$DIR/logs        # one log file a process
 GIT_DIR_ROOT=$DIR/git # bare repositories served by the git server
 NETNS=kiln
+OWNER=/run/kiln-cluster.owner # whose namespace it is: names the folder
 
 # node1's address is also where the API server and all other servers of the
 # test cluster answer.
@@ -37,6 +38,11 @@ PAUSE_IMAGE=$REGISTRY/kiln/pause:1
 die() {
     echo "error: $*" >&2
     exit 1
+}
+
+# There is one namespace on a machine, but there may be several cluster folders.
+owner() {
+    [[ -e /run/netns/$NETNS ]] && cat $OWNER 2>/dev/null || true
 }
 
 # step NAME COMMAND…: runs the command quietly, prints how long it took, and on

@@ -6,6 +6,7 @@ set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+echo "$DIR" >$OWNER
 ip netns add $NETNS
 inside ip link set lo up
 inside ip link add kube0 type bridge

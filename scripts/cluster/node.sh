@@ -5,6 +5,7 @@
 #
 #   node.sh runtime 1|2     starts containerd
 #   node.sh kubelet 1|2     starts the kubelet (again)
+#   node.sh lose 1|2        kills the kubelet: NotReady after 16 s, pods deleted 20 s later
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -119,6 +120,10 @@ EOF
     echo "options ndots:1" >"$STATE/resolv.conf"
     start "kubelet-$node" "$BIN/kubelet" --config "$STATE/kubelet.yaml" --kubeconfig "$RUN/$node.kubeconfig" \
         --root-dir "$STATE/kubelet" --cert-dir "$STATE/pki" --hostname-override "$node" --node-ip "$address"
+}
+
+lose() {
+    kill -KILL "$(cat "$RUN/kubelet-$node.pid")"
 }
 
 "$1"

@@ -35,6 +35,10 @@ if [[ -e $DIR/env ]] && kubectl_admin wait --for condition=Ready node/node1 node
     exit 0
 fi
 
+other=$(owner)
+[[ ! $other || $other == "$DIR" ]] ||
+    die "a test cluster runs from another folder; use it with KILN_CLUSTER_DIR=$other, or stop it with KILN_CLUSTER_DIR=$other $HERE/down.sh"
+
 ulimit -n 65536 2>/dev/null || true
 
 started=$SECONDS
