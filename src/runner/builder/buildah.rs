@@ -1,0 +1,424 @@
+//! Buildah with chroot isolation: no daemon, works as root without privileges and on a plain host.
+//!
+//! Facts behind the arguments: buildah's manual pages, `containers-registries.conf(5)`, and runs of 1.28.2.
+
+use kiln_agent::wire::plan::{Command, DigestFile, File, RunPlan};
+use toml::{Table, Value};
+
+use super::{Env, context, platforms, text};
+use crate::{
+    domain::{
+        failure::Failure,
+        spec::{BuildSpec, ImageRef},
+    },
+    runner::{
+        builder::failure::{self, Cause},
+        registry::Registry,
+    },
+};
+
+/// What the image is called between build and push; storage is the attempt's alone.
+const LOCAL_NAME: &str = "localhost/kiln-build";
+
+/// How layers are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageDriver {
+    /// By overlay mounts: quick; needs root, or user namespaces on kernel 5.13 or later.
+    Overlay,
+    /// By copies: works everywhere.
+    Vfs,
+}
+
+impl StorageDriver {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::Vfs => "vfs",
+        }
+    }
+}
+
+/// How to build with buildah.
+pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
+    let registries = env.scratch.join("registries.conf");
+    let digest = env.scratch.join("digest");
+    let mut commands = vec![Command {
+        argv: build_argv(spec, env),
+    }];
+    if spec.push {
+        // One image, so that all pushes give the same digest; whoever checks it asks each registry.
+        commands.extend(spec.images.iter().map(|image| Command {
+            argv: push_argv(spec, image, env, &text(&digest)),
+        }));
+    }
+    RunPlan {
+        files: vec![File {
+            path: registries.clone(),
+            content: registries_conf(env.registries),
+        }],
+        env: [("CONTAINERS_REGISTRIES_CONF".to_owned(), text(&registries))].into(),
+        service: None,
+        commands,
+        digest: spec.push.then_some(DigestFile::Text { path: digest }),
+        grace_seconds: env.grace_seconds,
+    }
+}
+
+fn buildah(env: &Env<'_>) -> Vec<String> {
+    [
+        "buildah",
+        "--root",
+        &text(&env.storage.join("root")),
+        "--runroot",
+        &text(&env.storage.join("run")),
+        "--storage-driver",
+        env.storage_driver.as_str(),
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+fn build_argv(spec: &BuildSpec, env: &Env<'_>) -> Vec<String> {
+    let context = context(&spec.source, env);
+    let mut argv = buildah(env);
+    argv.extend(["build", "--isolation", "chroot", "--layers=false", "--format", "oci"].map(str::to_owned));
+    let mut pair = |flag: &str, value: String| argv.extend([flag.to_owned(), value]);
+    pair("--file", format!("{context}/{}", spec.dockerfile));
+    pair("--platform", platforms(spec));
+    if let Some(target) = &spec.target {
+        pair("--target", target.to_string());
+    }
+    for (name, value) in &spec.build_args {
+        pair("--build-arg", format!("{name}={value}"));
+    }
+    for (key, value) in &spec.labels {
+        pair("--label", format!("{key}={value}"));
+    }
+    pair(
+        if is_index(spec) { "--manifest" } else { "--tag" },
+        LOCAL_NAME.to_owned(),
+    );
+    argv.push(context);
+    argv
+}
+
+fn push_argv(spec: &BuildSpec, image: &ImageRef, env: &Env<'_>, digest: &str) -> Vec<String> {
+    let mut argv = buildah(env);
+    if is_index(spec) {
+        argv.extend(["manifest", "push", "--all"].map(str::to_owned));
+    } else {
+        argv.push("push".to_owned());
+    }
+    // `manifest push` of 1.28 goes by this flag alone, not by registries.conf.
+    if super::insecure(env.registries, image) {
+        argv.push("--tls-verify=false".to_owned());
+    }
+    argv.extend(["--digestfile", digest, LOCAL_NAME].map(str::to_owned));
+    argv.push(format!("docker://{image}"));
+    argv
+}
+
+/// Whether several platforms make the result an index.
+fn is_index(spec: &BuildSpec) -> bool {
+    spec.platforms.len() > 1
+}
+
+fn registries_conf(registries: &[Registry]) -> String {
+    let insecure = |host: &str| {
+        // A mirror may have a path, an entry is about a host.
+        let host = host.split('/').next().unwrap_or(host);
+        registries
+            .iter()
+            .any(|registry| registry.insecure && registry.host == host)
+    };
+    let location = |host: &str| {
+        Table::from_iter([
+            ("location".to_owned(), host.into()),
+            ("insecure".to_owned(), insecure(host).into()),
+        ])
+    };
+    let entries = registries.iter().map(|registry| {
+        let mut entry = location(&registry.host);
+        if !registry.mirrors.is_empty() {
+            let mirrors: Vec<Value> = registry.mirrors.iter().map(|mirror| location(mirror).into()).collect();
+            entry.insert("mirror".to_owned(), mirrors.into());
+        }
+        Value::from(entry)
+    });
+    Table::from_iter([
+        (
+            "unqualified-search-registries".to_owned(),
+            vec![Value::from("docker.io")].into(),
+        ),
+        // Never asks a terminal which registry is meant.
+        ("short-name-mode".to_owned(), "disabled".into()),
+        ("registry".to_owned(), entries.collect::<Vec<_>>().into()),
+    ])
+    .to_string()
+}
+
+/// Tells apart the failures of `buildah build` and `buildah push`. `None` when the output holds no error of its.
+pub(super) fn explain(tail: &str) -> Option<Failure> {
+    let (_, error) = failure::last_line_after(tail, "Error: ")?;
+    if let Some(rest) = error.strip_prefix("pushing ") {
+        // pushing image "local" to "docker://registry/name:tag": why
+        let (_, target) = rest.split_once("\"docker://")?;
+        let (image, cause) = target.split_once("\": ")?;
+        return Some(failure::push_failed(image, Cause::of(cause)));
+    }
+    if failure::is_out_of_disk(error) {
+        return Some(failure::out_of_disk());
+    }
+    if let Some(rest) = error.strip_prefix("building at STEP \"") {
+        let (step, message) = rest.split_once("\": ")?;
+        return Some(step_failed(step, message, tail));
+    }
+    if let Some(message) = error.strip_prefix("creating build container: ") {
+        let image = message
+            .split_once("docker://")
+            .and_then(|(_, rest)| Some(rest.split_once(": ")?.0))
+            .or_else(|| message.split('"').nth(1))
+            .unwrap_or("");
+        return Some(failure::base_image(image, Cause::of(message)));
+    }
+    let message = error.strip_prefix("parsing main Dockerfile: ").unwrap_or(error);
+    let known = [
+        "no contents in ",
+        "no FROM statement found",
+        "The target ",
+        "stat ",
+        "open ",
+    ]
+    .iter()
+    .any(|start| error.starts_with(start));
+    if known || message.len() < error.len() {
+        return Some(failure::dockerfile_invalid(message, None));
+    }
+    Some(failure::build_failed(error, None))
+}
+
+fn step_failed(step: &str, message: &str, tail: &str) -> Failure {
+    if message.starts_with("exit status ") {
+        let command = step.strip_prefix("RUN ").unwrap_or(step);
+        // The chroot isolation turns a signal into exit status 1 and says so before.
+        let killed = tail.lines().any(|line| line == "subprocess exited on killed");
+        return failure::command_failed(command, None, if killed { "signal: killed" } else { message });
+    }
+    if let Some((_, rest)) = message.split_once("Unknown instruction: ") {
+        let instruction = rest.split_whitespace().next().unwrap_or(rest).trim_matches('"');
+        return failure::dockerfile_invalid(&format!("unknown instruction: {instruction}"), None);
+    }
+    if message.contains("invalid mount type") {
+        return failure::dockerfile_invalid(&format!("`{step}`: {message}"), None);
+    }
+    if let Some(path) = message
+        .strip_suffix("\": no such file or directory")
+        .and_then(|message| message.rsplit_once("copier: stat: \""))
+        .map(|(_, path)| path)
+    {
+        return failure::missing_in_context(path.trim_start_matches('/'), None);
+    }
+    failure::build_failed(&format!("`{step}`: {message}"), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{failure::FailureCode, spec::Builder},
+        runner::builder::tests::{env, registries, spec, values},
+    };
+
+    #[test]
+    fn every_value_is_one_argument() {
+        let registries = registries();
+        let plan = plan(&spec(Builder::Buildah), &env(&registries));
+        let [build, first, second] = plan.commands.as_slice() else {
+            panic!("one build and a push for each image, not {:?}", plan.commands);
+        };
+        assert_eq!(
+            values(&build.argv, "--file"),
+            ["/kiln/source/tree/svc/api/docker/Dockerfile"]
+        );
+        assert_eq!(values(&build.argv, "--target"), ["final"]);
+        assert_eq!(
+            values(&build.argv, "--build-arg"),
+            ["GREETING=--hello, $(world) \"=\"\n"]
+        );
+        assert_eq!(values(&build.argv, "--label"), ["org.example/team=a,b"]);
+        assert_eq!(values(&build.argv, "--tag"), [LOCAL_NAME]);
+        assert_eq!(build.argv.last().unwrap(), "/kiln/source/tree/svc/api");
+        assert_eq!(first.argv.last().unwrap(), "docker://registry.example:5000/team/app:1");
+        assert!(first.argv.contains(&"--tls-verify=false".to_owned()));
+        assert_eq!(second.argv.last().unwrap(), "docker://docker.io/team/app:latest");
+        assert!(!second.argv.contains(&"--tls-verify=false".to_owned()));
+        assert_eq!(
+            plan.digest,
+            Some(DigestFile::Text {
+                path: "/kiln/scratch/digest".into()
+            })
+        );
+        assert_eq!(plan.env["CONTAINERS_REGISTRIES_CONF"], "/kiln/scratch/registries.conf");
+    }
+
+    #[test]
+    fn several_platforms_make_an_index() {
+        let mut spec = spec(Builder::Buildah);
+        spec.platforms.push("linux/arm64".parse().unwrap());
+        let plan = plan(&spec, &env(&[]));
+        assert_eq!(values(&plan.commands[0].argv, "--manifest"), [LOCAL_NAME]);
+        assert_eq!(
+            values(&plan.commands[0].argv, "--platform"),
+            ["linux/amd64,linux/arm64"]
+        );
+        assert_eq!(values(&plan.commands[1].argv, "manifest"), ["push"]);
+    }
+
+    #[test]
+    fn without_push_it_only_builds() {
+        let mut spec = spec(Builder::Buildah);
+        spec.push = false;
+        spec.images.clear();
+        let plan = plan(&spec, &env(&[]));
+        assert_eq!((plan.commands.len(), plan.digest), (1, None));
+    }
+
+    #[test]
+    fn mirrors_come_with_their_own_trust() {
+        let config: Table = registries_conf(&registries()).parse().unwrap();
+        let expected: Table = r#"
+            unqualified-search-registries = ["docker.io"]
+            short-name-mode = "disabled"
+            [[registry]]
+            location = "docker.io"
+            insecure = false
+            [[registry.mirror]]
+            location = "mirror.example:5000/hub"
+            insecure = true
+            [[registry.mirror]]
+            location = "second.example"
+            insecure = false
+            [[registry]]
+            location = "mirror.example:5000"
+            insecure = true
+            [[registry]]
+            location = "registry.example:5000"
+            insecure = true
+        "#
+        .parse()
+        .unwrap();
+        assert_eq!(config, expected);
+    }
+
+    /// Ends of real output of 1.28.2, and what they must lead to: code and words of the message.
+    #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
+    fn failures_are_told_apart() {
+        use FailureCode::{BuildFailed, DockerfileInvalid, Internal, OutOfMemory, PushFailed};
+        let cases: [(&str, FailureCode, &[&str]); 19] = [
+            (
+                "STEP 2/2: RUN echo hi && exit 3\nhi\nsubprocess exited with status 3\nsubprocess exited with status 3\nError: building at STEP \"RUN echo hi && exit 3\": exit status 3\n",
+                BuildFailed,
+                &["`echo hi && exit 3`", "exit code 3"],
+            ),
+            (
+                "process exited with error: exec: not startedsubprocess exited with status 1\nError: building at STEP \"RUN /nope x\": exit status 1\n",
+                BuildFailed,
+                &["`/nope x`", "exit code 1"],
+            ),
+            (
+                "STEP 2/2: RUN kill -9 $$\nsubprocess exited on killed\nsubprocess exited with status 1\nError: building at STEP \"RUN kill -9 $$\": exit status 1\n",
+                OutOfMemory,
+                &["`kill -9 $$`", "resources.memory"],
+            ),
+            (
+                "Error: building at STEP \"RUN make\": exit status 137\n",
+                OutOfMemory,
+                &["`make`"],
+            ),
+            (
+                "Error: building at STEP \"FOO \": Build error: Unknown instruction: \"FOO\" &imagebuilder.Step{Env:[]string{\"PATH=/bin\"}, Command:\"foo\"}\n",
+                DockerfileInvalid,
+                &["unknown instruction: FOO"],
+            ),
+            (
+                "Error: no contents in \"/tmp/x/Dockerfile\"\n",
+                DockerfileInvalid,
+                &["no contents"],
+            ),
+            (
+                "Error: no FROM statement found\n",
+                DockerfileInvalid,
+                &["no FROM statement"],
+            ),
+            (
+                "Error: The target \"nope\" was not found in the provided Dockerfile\n",
+                DockerfileInvalid,
+                &["\"nope\""],
+            ),
+            (
+                "Error: stat /tmp/x/sub/Dockerfile: no such file or directory\n",
+                DockerfileInvalid,
+                &["sub/Dockerfile"],
+            ),
+            (
+                "Error: parsing main Dockerfile: Dockerfile: LABEL must have two arguments\n",
+                DockerfileInvalid,
+                &["LABEL must have two arguments"],
+            ),
+            (
+                "Error: building at STEP \"RUN --mount=type=nope echo hi\": resolving mountpoints for container \"03\": invalid mount type \"nope\"\n",
+                DockerfileInvalid,
+                &["invalid mount type \"nope\""],
+            ),
+            (
+                "Error: building at STEP \"COPY nothere /x\": checking on sources under \"/tmp/x\": copier: stat: \"/nothere\": no such file or directory\n",
+                BuildFailed,
+                &["`nothere`", "build context"],
+            ),
+            (
+                "Error: building at STEP \"ADD http://h:3999/x /x\": reading \"http://h:3999/x\": Get \"http://h:3999/x\": dial tcp: connect: connection refused\n",
+                BuildFailed,
+                &["ADD http://h:3999/x", "connection refused"],
+            ),
+            (
+                "Trying to pull h:5050/library/nothere:1...\nError: creating build container: initializing source docker://h:5050/library/nothere:1: reading manifest 1 in h:5050/library/nothere: manifest unknown: manifest unknown\n",
+                BuildFailed,
+                &["base image `h:5050/library/nothere:1`", "no such image"],
+            ),
+            (
+                "Error: creating build container: Invalid image name \"UPPER/case:1\", unknown transport \"UPPER/case\"\n",
+                BuildFailed,
+                &["base image `UPPER/case:1`"],
+            ),
+            (
+                "Error: pushing image \"localhost/kiln-build\" to \"docker://h:5401/team/app:1\": trying to reuse blob sha256:ec at destination: checking whether a blob sha256:ec exists in h:5401/team/app: unauthorized: authentication required\n",
+                PushFailed,
+                &["`h:5401/team/app:1`", "`h:5401` wants credentials"],
+            ),
+            (
+                "time=\"2026-11-23T14:44:36Z\" level=warning msg=\"Failed, retrying in 2s ... (3/3). Error: trying\"\nError: pushing image \"localhost/kiln-build\" to \"docker://h:5999/team/app:1\": trying to reuse blob sha256:ec at destination: pinging container registry h:5999: Get \"http://h:5999/v2/\": dial tcp 127.0.0.1:5999: connect: connection refused\n",
+                PushFailed,
+                &["nothing answers at `h:5999`"],
+            ),
+            (
+                "Error: pushing image \"localhost/kiln-build\" to \"docker://h:5404/team/app:1\": writing blob: initiating layer upload to /v2/team/app/blobs/uploads/ in h:5404: name unknown: repository name not known to registry\n",
+                PushFailed,
+                &["Create it first"],
+            ),
+            (
+                "Error: building at STEP \"RUN make\": committing: write /x: no space left on device\n",
+                Internal,
+                &["disk is full"],
+            ),
+        ];
+        for (tail, code, words) in cases {
+            let failure = explain(tail).unwrap_or_else(|| panic!("unexplained: {tail}"));
+            assert_eq!(failure.code, code, "{tail}\n{failure:?}");
+            for word in words {
+                assert!(failure.message.contains(word), "{word} is not in: {}", failure.message);
+            }
+        }
+        assert_eq!(explain("STEP 1/2: FROM x\n"), None);
+    }
+}
