@@ -75,7 +75,7 @@ impl Subscription {
         {
             return;
         }
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 }
 
