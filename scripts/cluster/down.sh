@@ -18,12 +18,15 @@ fi
 
 # Removes a node's containers, so that its image store can be used again.
 empty() {
-    local node=$1 containers
+    local node=$1 list ids
     alive "containerd-$node" || return 0
     ctr() { timeout 20 ctr -a "$RUN/$node/containerd.sock" -n k8s.io "$@"; }
-    containers=$(ctr tasks list -q) && [[ ! $containers ]] || ctr tasks delete --force $containers >/dev/null 2>&1 || true
-    containers=$(ctr containers list -q) || return 0
-    [[ ! $containers ]] || ctr containers delete $containers >/dev/null || return 0
+    list=$(ctr tasks list -q) || return 0
+    mapfile -t ids <<<"$list"
+    [[ ! $list ]] || ctr tasks delete --force "${ids[@]}" >/dev/null 2>&1 || true
+    list=$(ctr containers list -q) || return 0
+    mapfile -t ids <<<"$list"
+    [[ ! $list ]] || ctr containers delete "${ids[@]}" >/dev/null 2>&1 || return 0
     rm -f "$DIR/$node/dirty"
 }
 
@@ -41,8 +44,8 @@ kill_shims() {
 
 # What is left of pods: processes in our cgroups, then the cgroups.
 remove_cgroups() {
-    local cgroup pid try
-    for try in 1 2 3 4 5 6 7 8 9 10; do
+    local cgroup pid
+    for _ in {1..10}; do
         for cgroup in /sys/fs/cgroup/*/kiln-node[12]; do
             [[ -d $cgroup ]] || continue
             find "$cgroup" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u | while read -r pid; do
@@ -56,11 +59,9 @@ remove_cgroups() {
 }
 
 unmount() {
-    local try target
-    for try in 1 2 3; do
-        awk -v run="$RUN/" 'index($5, run) == 1 {print $5}' /proc/self/mountinfo | sort -r | while read -r target; do
-            umount "$target" 2>/dev/null || umount --lazy "$target" 2>/dev/null || true
-        done
+    local target
+    awk -v run="$RUN/" 'index($5, run) == 1 {print $5}' /proc/self/mountinfo | sort -r | while read -r target; do
+        umount "$target" 2>/dev/null || umount --lazy "$target" 2>/dev/null || true
     done
 }
 
@@ -69,7 +70,7 @@ if [[ -d $RUN ]]; then
     wait
     for name in kwok kube-proxy kube-scheduler kube-controller-manager; do stop $name & done
     wait
-    stop kube-apiserver
+    stop kube-apiserver 2 # its data is thrown away, no need to drain
     stop etcd
     for node in node1 node2; do empty $node & done
     wait

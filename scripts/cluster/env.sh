@@ -2,6 +2,7 @@
 # Writes what a user of the running cluster needs to know: $KILN_CLUSTER_DIR/env
 # (KEY=VALUE lines) and Kiln's configuration made from deploy/kiln-cluster.toml.in,
 # in which @KEY@ stands for a value of that file.
+# shellcheck disable=SC2034 # the values are read by name below
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -138,6 +138,18 @@ make_buildkit() {
     made "$BUILDKIT_IMAGE" "$inputs"
 }
 
+make_coredns() {
+    local inputs container
+    "$HERE/build.sh" coredns
+    inputs=$(cat "$BIN/.coredns")
+    changed "$COREDNS_IMAGE" "$inputs" || return 0
+    container=$(buildah from scratch)
+    buildah copy --quiet "$container" "$BIN/coredns" /coredns >/dev/null
+    buildah config --entrypoint '["/coredns"]' --cmd '' "$container"
+    publish "$container" "$COREDNS_IMAGE"
+    made "$COREDNS_IMAGE" "$inputs"
+}
+
 # Kiln's agent, also tagged by its content so that no node runs a stale one.
 make_agent() {
     local target=x86_64-unknown-linux-gnu binary hash container
@@ -164,15 +176,22 @@ make_agent() {
 
 # Pulls the images into both nodes' containerd; quick when they are there.
 load() {
-    local node image
+    local node pid pids=()
     for node in node1 node2; do
         alive "containerd-$node" || continue
-        for image; do
-            inside ctr -a "$RUN/$node/containerd.sock" -n k8s.io images pull \
-                --hosts-dir "$RUN/$node/certs.d" "$image" >/dev/null 7>&- || die "$node cannot pull $image"
-        done &
+        load_on "$node" "$@" 7>&- &
+        pids+=($!)
     done
-    wait
+    for pid in "${pids[@]}"; do wait "$pid"; done
+}
+
+load_on() {
+    local node=$1 image
+    shift
+    for image; do
+        inside ctr -a "$RUN/$node/containerd.sock" -n k8s.io images pull \
+            --hosts-dir "$RUN/$node/certs.d" "$image" >/dev/null || die "$node cannot pull $image"
+    done
 }
 
 what=${1:-all}
@@ -182,7 +201,8 @@ if [[ $what == all || $what == base ]]; then
     make_base
     make_git
     make_buildkit
-    load "$PAUSE_IMAGE" "$BUSYBOX_IMAGE" "$GIT_IMAGE" "$BUILDKIT_IMAGE"
+    make_coredns
+    load "$PAUSE_IMAGE" "$BUSYBOX_IMAGE" "$GIT_IMAGE" "$BUILDKIT_IMAGE" "$COREDNS_IMAGE"
 fi
 if [[ $what == all || $what == agent ]]; then
     make_agent

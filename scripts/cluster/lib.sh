@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # Names, addresses and small helpers shared by every script in this folder.
 # Sourced, never run.
 
@@ -33,6 +33,7 @@ BUILDKIT_IMAGE=$REGISTRY/kiln/buildkit:$BUILDKIT_VERSION-rootless
 GIT_IMAGE=$REGISTRY/kiln/git:latest
 BASE_IMAGE=$REGISTRY/library/debian:bookworm-slim
 BUSYBOX_IMAGE=$REGISTRY/library/busybox:latest
+COREDNS_IMAGE=$REGISTRY/kiln/coredns:v1.15.0
 PAUSE_IMAGE=$REGISTRY/kiln/pause:1
 
 die() {
@@ -42,7 +43,7 @@ die() {
 
 # There is one namespace on a machine, but there may be several cluster folders.
 owner() {
-    [[ -e /run/netns/$NETNS ]] && cat $OWNER 2>/dev/null || true
+    [[ ! -e /run/netns/$NETNS ]] || cat $OWNER 2>/dev/null || true
 }
 
 # step NAME COMMAND…: runs the command quietly, prints how long it took, and on
@@ -83,9 +84,15 @@ wait_for() {
     done
 }
 
+# Whether a process runs; a dead one that nobody has waited for doesn't count.
+running() {
+    local state
+    state=$(sed -n 's/^State:\t\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null) && [[ $state && $state != Z ]]
+}
+
 alive() {
     local pid
-    pid=$(cat "$RUN/$1.pid" 2>/dev/null) && [[ -d /proc/$pid ]]
+    pid=$(cat "$RUN/$1.pid" 2>/dev/null) && running "$pid"
 }
 
 # start NAME COMMAND…: runs a server in the namespace, in a session of its own so
@@ -103,15 +110,16 @@ start() {
 stop() {
     local name=$1 seconds=${2:-10} pid tries
     pid=$(cat "$RUN/$name.pid" 2>/dev/null) || return 0
-    if [[ -d /proc/$pid ]]; then
-        kill -TERM "$pid" 2>/dev/null || true
-        for ((tries = 0; tries < seconds * 20; tries++)); do
-            [[ -d /proc/$pid ]] || break
-            sleep 0.05
-        done
+    kill -TERM "$pid" 2>/dev/null || true
+    for ((tries = 0; tries < seconds * 20; tries++)); do
+        running "$pid" || break
+        sleep 0.05
+    done
+    while running "$pid"; do
+        echo "  $name did not end within $seconds s; killing it"
         kill -KILL "$pid" 2>/dev/null || true
-        while [[ -d /proc/$pid ]]; do sleep 0.05; done
-    fi
+        sleep 0.1
+    done
     rm -f "$RUN/$name.pid"
 }
 

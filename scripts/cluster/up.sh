@@ -79,6 +79,7 @@ step "container runtimes" runtimes
 step "images (3 minutes when cold)" "$HERE/images.sh" base
 step "kubelets" kubelets
 step "namespaces and rights" apply
+step "services and DNS" "$HERE/services.sh"
 step "nodes ready" ready
 "$HERE/env.sh"
 # The agent is code under development: if it doesn't compile, the cluster is still of use.
