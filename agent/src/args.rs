@@ -1,0 +1,151 @@
+//! The command line.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use lexopt::{Arg, Parser};
+
+pub(crate) const USAGE: &str = "\
+usage: kiln-agent install DIR
+       kiln-agent source --plan FILE --report FILE [--log FILE]
+       kiln-agent run    --plan FILE --report FILE [--log FILE]";
+
+/// What to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Print how to call it.
+    Help,
+    /// Print the version.
+    Version,
+    /// Copy the program to where the other containers find it.
+    Install { folder: PathBuf },
+    /// Carry out one step of a plan.
+    Step(Order),
+}
+
+/// One step of a plan.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    /// Which step.
+    pub(crate) step: Step,
+    /// File that holds the plan.
+    pub(crate) plan: PathBuf,
+    /// File that the report goes to.
+    pub(crate) report: PathBuf,
+    /// File that the frames are appended to; standard output when there is none.
+    pub(crate) log: Option<PathBuf>,
+}
+
+/// The steps of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Fetch the source.
+    Source,
+    /// Run the builder.
+    Run,
+}
+
+/// Reads the command line, the program's name included.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, lexopt::Error> {
+    let mut parser = Parser::from_iter(args);
+    let verb = match parser.next()? {
+        Some(Arg::Value(verb)) => verb,
+        Some(Arg::Long("help") | Arg::Short('h')) => return Ok(Action::Help),
+        Some(Arg::Long("version") | Arg::Short('V')) => return Ok(Action::Version),
+        Some(other) => return Err(other.unexpected()),
+        None => return Err("expected a verb".into()),
+    };
+    match verb.to_str() {
+        Some("install") => install(&mut parser),
+        Some("source") => step(&mut parser, Step::Source),
+        Some("run") => step(&mut parser, Step::Run),
+        _ => Err(format!("unknown verb {}", verb.display()).into()),
+    }
+}
+
+fn install(parser: &mut Parser) -> Result<Action, lexopt::Error> {
+    let mut folder = None;
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Arg::Value(value) if folder.is_none() => folder = Some(PathBuf::from(value)),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let folder = folder.ok_or("install needs the folder to install into")?;
+    Ok(Action::Install { folder })
+}
+
+fn step(parser: &mut Parser, step: Step) -> Result<Action, lexopt::Error> {
+    let (mut plan, mut report, mut log) = (None, None, None);
+    while let Some(arg) = parser.next()? {
+        let slot = match arg {
+            Arg::Long("plan") => &mut plan,
+            Arg::Long("report") => &mut report,
+            Arg::Long("log") => &mut log,
+            other => return Err(other.unexpected()),
+        };
+        *slot = Some(PathBuf::from(parser.value()?));
+    }
+    Ok(Action::Step(Order {
+        step,
+        plan: plan.ok_or("expected --plan FILE")?,
+        report: report.ok_or("expected --report FILE")?,
+        log,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Action, String> {
+        let args = std::iter::once("kiln-agent").chain(line.split_whitespace());
+        parse(args.map(OsString::from)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_verbs() {
+        assert_eq!(
+            parsed("install /x"),
+            Ok(Action::Install {
+                folder: PathBuf::from("/x")
+            })
+        );
+        assert_eq!(
+            parsed("source --plan p --report=r"),
+            Ok(Action::Step(Order {
+                step: Step::Source,
+                plan: PathBuf::from("p"),
+                report: PathBuf::from("r"),
+                log: None,
+            }))
+        );
+        assert_eq!(
+            parsed("run --log l --report r --plan p"),
+            Ok(Action::Step(Order {
+                step: Step::Run,
+                plan: PathBuf::from("p"),
+                report: PathBuf::from("r"),
+                log: Some(PathBuf::from("l")),
+            }))
+        );
+        assert_eq!(parsed("--help"), Ok(Action::Help));
+        assert_eq!(parsed("-V"), Ok(Action::Version));
+    }
+
+    #[test]
+    fn what_is_missing_or_too_much_is_named() {
+        for (line, named) in [
+            ("", "verb"),
+            ("build", "build"),
+            ("install", "folder"),
+            ("install a b", "b"),
+            ("run --plan p", "--report"),
+            ("run --report r", "--plan"),
+            ("source --plan p --report r extra", "extra"),
+            ("source --plan", "--plan"),
+        ] {
+            let error = parsed(line).unwrap_err();
+            assert!(error.contains(named), "{line:?}: {error}");
+        }
+    }
+}

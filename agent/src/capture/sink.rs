@@ -1,0 +1,182 @@
+//! Where all frames of a step go. One lock over numbering and writing makes the order of the numbers the order in the
+//! log; a writer that blocks therefore blocks every stream, and with them the processes that write to them.
+
+use std::{
+    fs::File,
+    io::Write,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use kiln_agent::wire::{
+    frame::{Frame, Stream},
+    report::MAX_TAIL,
+};
+
+use super::{kept::Kept, lines::Lines};
+
+/// Says what time it is, in milliseconds since the Unix epoch.
+pub(crate) type Clock = fn() -> u64;
+
+/// Numbers frames and writes them.
+pub(crate) struct Sink {
+    state: Mutex<State>,
+    clock: Clock,
+    // Outside the lock, so that a step that is told to stop can report while a write blocks.
+    lines: AtomicU64,
+    bytes: AtomicU64,
+    tail: Mutex<Kept>,
+    abandoned: AtomicBool,
+}
+
+struct State {
+    out: File,
+    buffer: Vec<u8>,
+    /// Who has left a line unfinished on stdout and on stderr.
+    unfinished: [Option<Writer>; 2],
+    failed: bool,
+}
+
+/// One source of output, so that a line which it left unfinished isn't continued by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Writer(pub(crate) u64);
+
+impl Writer {
+    /// The agent itself.
+    const AGENT: Self = Self(0);
+}
+
+/// The log can't be written any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the build log can't be written: {0}")]
+pub(crate) struct OutputLost(#[from] std::io::Error);
+
+/// What was written so far.
+#[derive(Debug)]
+pub(crate) struct Totals {
+    /// Number of frames.
+    pub(crate) lines: u64,
+    /// Bytes of text, with a newline for each whole line.
+    pub(crate) bytes: u64,
+    /// The last of them.
+    pub(crate) tail: String,
+}
+
+impl Sink {
+    /// A sink that writes to `out`, numbering from 1.
+    pub(crate) fn new(out: File, clock: Clock) -> Self {
+        Self {
+            state: Mutex::new(State {
+                out,
+                buffer: Vec::new(),
+                unfinished: [None; 2],
+                failed: false,
+            }),
+            clock,
+            lines: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            tail: Mutex::new(Kept::new(MAX_TAIL)),
+            abandoned: AtomicBool::new(false),
+        }
+    }
+
+    /// Writes a message of the agent's own. An error is left to the next batch to find.
+    pub(crate) fn say(&self, message: &str) {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut batch = self.batch(Writer::AGENT, Stream::Stderr);
+        let mut lines = Lines::default();
+        lines.push(message.as_bytes(), |text, partial| batch.line(text, partial));
+        lines.finish(|text, partial| batch.line(text, partial));
+        let _ = batch.send();
+    }
+
+    /// Begins a batch of lines of one stream, which are written together. Nobody else writes before it is sent.
+    pub(crate) fn batch(&self, writer: Writer, stream: Stream) -> Batch<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Batch {
+            state,
+            tail: self.tail.lock().unwrap_or_else(PoisonError::into_inner),
+            sink: self,
+            writer,
+            stream,
+            at_ms: (self.clock)(),
+        }
+    }
+
+    /// A write blocks and nobody will wait for it: the agent has nothing to say any more.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// What was written so far. Never blocks for long.
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            lines: self.lines.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            tail: self.tail.lock().unwrap_or_else(PoisonError::into_inner).text(),
+        }
+    }
+}
+
+/// Lines that are written together.
+pub(crate) struct Batch<'a> {
+    state: MutexGuard<'a, State>,
+    tail: MutexGuard<'a, Kept>,
+    sink: &'a Sink,
+    writer: Writer,
+    stream: Stream,
+    at_ms: u64,
+}
+
+impl Batch<'_> {
+    /// Adds a line, or a piece of one that goes on.
+    pub(crate) fn line(&mut self, text: &[u8], partial: bool) {
+        let slot = match self.stream {
+            Stream::Stdout => 0,
+            Stream::Stderr => 1,
+        };
+        if self.state.unfinished[slot].is_some_and(|writer| writer != self.writer) {
+            self.frame(b"", false);
+        }
+        self.frame(text, partial);
+        self.state.unfinished[slot] = partial.then_some(self.writer);
+    }
+
+    fn frame(&mut self, text: &[u8], partial: bool) {
+        let frame = Frame {
+            number: self.sink.lines.fetch_add(1, Ordering::Relaxed) + 1,
+            at_ms: self.at_ms,
+            stream: self.stream,
+            partial,
+            text,
+        };
+        frame.encode(&mut self.state.buffer);
+        self.tail.push(text);
+        if !partial {
+            self.tail.push(b"\n");
+        }
+        let bytes = text.len() + usize::from(!partial);
+        self.sink.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Writes the batch. After a failure nothing is written any more: the log would have a hole in the middle.
+    pub(crate) fn send(self) -> Result<(), OutputLost> {
+        let Self { mut state, tail, .. } = self;
+        drop(tail);
+        let State {
+            out, buffer, failed, ..
+        } = &mut *state;
+        let written = if *failed || buffer.is_empty() {
+            Ok(())
+        } else {
+            out.write_all(buffer)
+        };
+        buffer.clear();
+        *failed |= written.is_err();
+        Ok(written?)
+    }
+}

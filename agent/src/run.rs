@@ -1,0 +1,86 @@
+//! The build step: files, the builder's daemon, its commands, the digest.
+
+mod digest;
+mod service;
+
+use std::{collections::BTreeMap, fs, io, process::Command, sync::Arc, time::Duration};
+
+use kiln_agent::wire::{
+    plan::{File, RunPlan},
+    report::Exit,
+};
+
+use crate::{
+    capture::{reader::Target, sink::Sink},
+    process::Supervisor,
+    step::{Done, Failure},
+};
+
+/// The shell's exit status for a program that can't be found.
+const NOT_FOUND: i32 = 127;
+
+/// Carries out the build step.
+pub(crate) fn carry_out(plan: &RunPlan, supervisor: &mut Supervisor, sink: &Arc<Sink>) -> Result<Done, Failure> {
+    supervisor.set_grace(Duration::from_secs(plan.grace_seconds.into()));
+    for file in &plan.files {
+        write(file).map_err(|error| Failure::internal(format!("can't write {}: {error}", file.path.display())))?;
+    }
+    if let Some(file) = &plan.digest {
+        digest::remove_old(file)?;
+    }
+    let service = match &plan.service {
+        Some(service) => Some(service::start(service, &plan.env, supervisor, sink)?),
+        None => None,
+    };
+    let mut outcome = run_all(plan, supervisor, sink);
+    if let Some(service) = &service {
+        outcome = service.settle(outcome, supervisor, sink);
+    }
+    outcome?;
+    let digest = plan.digest.as_ref().map(digest::read).transpose()?;
+    Ok(Done { commit: None, digest })
+}
+
+fn write(file: &File) -> io::Result<()> {
+    if let Some(folder) = file.path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(&file.path, &file.content)
+}
+
+fn run_all(plan: &RunPlan, supervisor: &mut Supervisor, sink: &Arc<Sink>) -> Result<(), Failure> {
+    for command in &plan.commands {
+        let mut process = process(&command.argv, &plan.env)?;
+        let log = Target::Log(Arc::clone(sink));
+        let job = supervisor
+            .start(&mut process, log.clone(), log)
+            .map_err(|error| cannot_start(&command.argv, &error))?;
+        match supervisor.wait(job)? {
+            Exit::Code(0) => {}
+            exit => return Err(Failure::Command(exit)),
+        }
+    }
+    Ok(())
+}
+
+/// A process with the plan's environment on top of the agent's own.
+fn process(argv: &[String], env: &BTreeMap<String, String>) -> Result<Command, Failure> {
+    let (program, arguments) = argv
+        .split_first()
+        .ok_or_else(|| Failure::internal("the plan holds a command without a program"))?;
+    let mut command = Command::new(program);
+    command.args(arguments).envs(env);
+    Ok(command)
+}
+
+fn cannot_start(argv: &[String], error: &io::Error) -> Failure {
+    let program = argv.first().map_or("", String::as_str);
+    let message = match error.kind() {
+        io::ErrorKind::NotFound => format!("`{program}` is not installed where the build runs"),
+        _ => format!("`{program}` can't be started: {error}"),
+    };
+    match Failure::internal(message) {
+        Failure::Problem(_, problem) => Failure::Problem(Exit::Code(NOT_FOUND), problem),
+        other => other,
+    }
+}

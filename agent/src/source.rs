@@ -1,0 +1,56 @@
+//! The source step: fills the source folder and checks that what the build needs is in it.
+
+mod check;
+mod git;
+mod inline;
+
+use std::{fs, io, sync::Arc};
+
+use kiln_agent::wire::plan::{SourceKind, SourcePlan};
+use nix::sys::stat::{Mode, umask};
+
+use crate::{
+    capture::sink::Sink,
+    process::Supervisor,
+    step::{Done, Failure},
+};
+
+/// Carries out the source step.
+pub(crate) fn carry_out(plan: &SourcePlan, supervisor: &mut Supervisor, sink: &Arc<Sink>) -> Result<Done, Failure> {
+    // In a pod the build container reads the folder as another user.
+    umask(Mode::from_bits_truncate(0o022));
+    prepare(plan)
+        .map_err(|error| Failure::internal(format!("the folder {} can't be used: {error}", plan.into.display())))?;
+    let commit = match &plan.from {
+        SourceKind::Git {
+            url,
+            reference,
+            commit,
+            submodules,
+        } => {
+            let request = git::Request {
+                url,
+                reference: reference.as_deref(),
+                commit: commit.as_deref(),
+                submodules: *submodules,
+            };
+            Some(git::fetch(&request, &plan.into, supervisor, sink)?)
+        }
+        SourceKind::Inline { files } => {
+            inline::write(files, &plan.into)?;
+            sink.say(&format!("Wrote {} files that came with the request", files.len()));
+            None
+        }
+    };
+    check::check(plan)?;
+    Ok(Done { commit, digest: None })
+}
+
+/// Makes the folder. What it held before could be mistaken for the source.
+fn prepare(plan: &SourcePlan) -> io::Result<()> {
+    fs::create_dir_all(&plan.into)?;
+    match fs::read_dir(&plan.into)?.next() {
+        None => Ok(()),
+        Some(_) => Err(io::Error::from(io::ErrorKind::DirectoryNotEmpty)),
+    }
+}

@@ -1,0 +1,183 @@
+//! One step from the command line to the report.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::fd::AsFd,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use kiln_agent::wire::{
+    plan::Plan,
+    report::{Exit, Problem, ProblemKind, Report},
+};
+
+use crate::{
+    args::{Order, Step},
+    capture::sink::{Sink, Totals},
+    process::{Halt, Supervisor},
+    run, source,
+};
+
+/// What a step has to show for itself.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// The commit that was checked out.
+    pub(crate) commit: Option<String>,
+    /// The digest of the image that was made.
+    pub(crate) digest: Option<String>,
+}
+
+/// Why a step did not succeed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It was told to stop.
+    Stopped,
+    /// A command failed and has said why.
+    Command(Exit),
+    /// The agent knows what is wrong.
+    Problem(Exit, Problem),
+}
+
+impl Failure {
+    /// A problem found without a command's help.
+    pub(crate) fn problem(kind: ProblemKind, message: impl Into<String>) -> Self {
+        Self::Problem(
+            Exit::Code(1),
+            Problem {
+                kind,
+                message: message.into(),
+            },
+        )
+    }
+
+    /// A problem that isn't the user's.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::problem(ProblemKind::Internal, message)
+    }
+}
+
+impl From<Halt> for Failure {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Stopped => Self::Stopped,
+            Halt::OutputLost(error) => Self::internal(error.to_string()),
+        }
+    }
+}
+
+/// Carries out a step and reports on it.
+pub(crate) fn carry_out(order: &Order) -> ExitCode {
+    let (outcome, totals) = match open_sink(order.log.as_deref()) {
+        Ok(sink) => {
+            let sink = Arc::new(sink);
+            let outcome = supervised(order, &sink);
+            (outcome, sink.totals())
+        }
+        Err(error) => {
+            let nothing = Totals {
+                lines: 0,
+                bytes: 0,
+                tail: String::new(),
+            };
+            let message = format!("the build log can't be opened: {error}");
+            (Err(Failure::internal(message)), nothing)
+        }
+    };
+    let succeeded = outcome.is_ok();
+    if let Err(error) = write_report(&order.report, &report(outcome, totals)) {
+        eprintln!(
+            "kiln-agent: can't write the report to {}: {error}",
+            order.report.display()
+        );
+        return ExitCode::FAILURE;
+    }
+    if succeeded {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Opens the place for the frames. With a log file this is a process on a host, which must outlive the terminal that
+/// its parent was started from.
+fn open_sink(log: Option<&Path>) -> io::Result<Sink> {
+    let out = match log {
+        Some(path) => {
+            // Refused to the leader of a process group, who is apart from the terminal's foreground already.
+            let _ = nix::unistd::setsid();
+            OpenOptions::new().append(true).create(true).open(path)?
+        }
+        None => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+    };
+    Ok(Sink::new(out, unix_ms))
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn supervised(order: &Order, sink: &Arc<Sink>) -> Result<Done, Failure> {
+    let mut supervisor = Supervisor::new()
+        .map_err(|error| Failure::internal(format!("signals and child processes can't be watched: {error}")))?;
+    let outcome = read_plan(&order.plan).and_then(|plan| match order.step {
+        Step::Source => source::carry_out(&plan.source, &mut supervisor, sink),
+        Step::Run => run::carry_out(&plan.build, &mut supervisor, sink),
+    });
+    let swept = supervisor.sweep();
+    if supervisor.abandoned_output() {
+        sink.abandon();
+    }
+    if !swept {
+        sink.say("Warning: some processes of this step could not be ended");
+    }
+    match &outcome {
+        Err(Failure::Problem(_, problem)) => sink.say(&format!("Error: {}", problem.message)),
+        Err(Failure::Stopped) => sink.say("Stopped as requested"),
+        Err(Failure::Command(_)) | Ok(_) => {}
+    }
+    outcome
+}
+
+fn read_plan(path: &Path) -> Result<Plan, Failure> {
+    let text = fs::read(path)
+        .map_err(|error| Failure::internal(format!("the plan {} can't be read: {error}", path.display())))?;
+    serde_json::from_slice(&text).map_err(|error| {
+        Failure::internal(format!(
+            "the plan {} is not one that this agent understands: {error}",
+            path.display()
+        ))
+    })
+}
+
+fn report(outcome: Result<Done, Failure>, totals: Totals) -> Report {
+    let (exit, done, problem) = match outcome {
+        Ok(done) => (Exit::Code(0), done, None),
+        Err(Failure::Stopped) => (Exit::Stopped, Done::default(), None),
+        Err(Failure::Command(exit)) => (exit, Done::default(), None),
+        Err(Failure::Problem(exit, problem)) => (exit, Done::default(), Some(problem)),
+    };
+    Report {
+        exit,
+        lines: totals.lines,
+        bytes: totals.bytes,
+        commit: done.commit,
+        digest: done.digest,
+        problem,
+        tail: if exit == Exit::Code(0) {
+            String::new()
+        } else {
+            totals.tail
+        },
+    }
+}
+
+/// Writes the report in place and at once: a pod's termination log is a mounted file that can't be renamed over.
+fn write_report(path: &Path, report: &Report) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    file.write_all(report.to_json().as_bytes())
+}
