@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod domain;
+pub mod engine;
 pub mod journal;
 pub mod runner;
 pub mod store;

@@ -7,6 +7,7 @@ pub mod builder;
 pub mod kubernetes;
 pub mod local;
 pub mod registry;
+pub mod verify;
 
 use std::future::Future;
 
@@ -19,6 +20,9 @@ use crate::domain::{build::Assignment, event::StepName, failure::Failure, id::At
 /// Runs attempts. All methods may be called again after a crash at any point: creating what exists adopts it, and
 /// deleting what is gone succeeds.
 pub trait Runner: Send + Sync + 'static {
+    /// What an attempt's pod or folder is called: this, followed by the attempt's id.
+    const NAME_PREFIX: &'static str;
+
     /// Starts the attempt, or adopts it when it exists already.
     fn launch(&self, assignment: &Assignment) -> impl Future<Output = Result<Launched, LaunchError>> + Send;
 

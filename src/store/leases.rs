@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use sqlx::{PgPool, postgres::types::PgInterval};
 
-use super::Error;
-use crate::domain::id::{AttemptId, BuildId, ReplicaId};
+use super::{Error, Lease};
+use crate::domain::{
+    id::{AttemptId, BuildId, ReplicaId},
+    state::BuildState,
+};
 
 fn interval(duration: Duration) -> PgInterval {
     PgInterval {
@@ -105,4 +108,36 @@ pub async fn not_live(pool: &PgPool, attempts: &[AttemptId]) -> Result<Vec<Attem
             })
         })
         .collect()
+}
+
+/// The state of the lease's build, if the lease is still held.
+pub async fn held(pool: &PgPool, lease: &Lease) -> Result<Option<BuildState>, Error> {
+    let mut connection = pool.acquire().await?;
+    let held = sqlx::query_scalar!(
+        r#"SELECT true AS "held!" FROM builds WHERE id = $1 AND owner = $2 AND epoch = $3"#,
+        lease.attempt.build.0,
+        lease.owner.0,
+        lease.epoch,
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    if held.is_none() {
+        return Ok(None);
+    }
+    Ok(super::builds::get_in(&mut connection, lease.attempt.build)
+        .await?
+        .map(|build| build.state))
+}
+
+/// Gives one lease up, so that any worker takes the build over.
+pub async fn give_up(pool: &PgPool, lease: &Lease) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE builds SET owner = NULL WHERE id = $1 AND owner = $2 AND epoch = $3",
+        lease.attempt.build.0,
+        lease.owner.0,
+        lease.epoch,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }

@@ -31,7 +31,9 @@ pub(super) fn status_entries(
 ) -> Vec<Event> {
     let failure = match to {
         BuildState::Failed { failure, .. } => Some(failure),
-        _ => failure,
+        // The attempt failed, and another is to follow.
+        BuildState::Queued { .. } => failure,
+        _ => None,
     };
     let mut entries = vec![Event::Status(Status {
         state: to.name(),

@@ -1,0 +1,43 @@
+//! What makes builds happen: claims them from the queue, carries each through its attempt, and clears up.
+//!
+//! Any number of workers share the work. None keeps a fact that matters in memory only: a worker killed at any
+//! instruction leaves rows and pods from which another goes on.
+
+mod config;
+mod dispatcher;
+mod driver;
+mod log_pump;
+pub mod metrics;
+mod sweeper;
+mod worker;
+
+use std::sync::Arc;
+
+use sqlx::PgPool;
+
+pub use self::{config::Config, worker::run};
+use crate::{
+    domain::clock::Clock,
+    journal::{Signals, Writer},
+    runner::verify::Verifier,
+};
+
+/// What every part of the engine works with.
+pub struct Context<R> {
+    /// The database.
+    pub pool: PgPool,
+    /// Where attempts run.
+    pub runner: R,
+    /// News within this replica and between replicas.
+    pub signals: Signals,
+    /// The way into journals.
+    pub writer: Writer,
+    /// Asks registries whether they hold what was pushed.
+    pub verifier: Verifier,
+    /// The time that is written down. What decides between workers is the database's.
+    pub clock: Arc<dyn Clock>,
+    /// Limits and timers.
+    pub config: Config,
+    /// Counters.
+    pub metrics: metrics::Metrics,
+}

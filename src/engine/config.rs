@@ -1,0 +1,70 @@
+//! Limits and timers of the engine: `[engine]` in the configuration.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::state::RetryPolicy;
+
+/// Limits and timers. Durations are whole seconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Live builds (starting, running, cancelling) in the whole installation.
+    pub max_live_builds: u32,
+    /// Builds claimed in one statement.
+    pub claim_batch: u32,
+    /// A worker that hasn't renewed its row for this long is taken for dead.
+    pub lease_seconds: u32,
+    /// How long a pod may wait for a node.
+    pub unscheduled_timeout_seconds: u32,
+    /// How long a pod's images may take to arrive once pulling has failed the first time.
+    pub image_pull_timeout_seconds: u32,
+    /// How long a pod may take to run its first step.
+    pub pending_timeout_seconds: u32,
+    /// How long an attempt that was told to stop may take before it is removed by force.
+    pub stop_timeout_seconds: u32,
+    /// How long the rest of a log may take to arrive after its step has ended.
+    pub log_drain_timeout_seconds: u32,
+    /// Attempts that a build gets when the infrastructure fails it.
+    pub max_attempts: u32,
+    /// Wait before the second attempt; doubles with each further one.
+    pub retry_backoff_seconds: u32,
+    /// How long a drain (SIGTERM) may take before what is left is given up to other workers.
+    pub drain_timeout_seconds: u32,
+    /// Time between looks for what nobody owns any more.
+    pub sweep_interval_seconds: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_live_builds: 500,
+            claim_batch: 64,
+            lease_seconds: 15,
+            unscheduled_timeout_seconds: 300,
+            image_pull_timeout_seconds: 60,
+            pending_timeout_seconds: 600,
+            stop_timeout_seconds: 20,
+            log_drain_timeout_seconds: 60,
+            max_attempts: 3,
+            retry_backoff_seconds: 5,
+            drain_timeout_seconds: 10,
+            sweep_interval_seconds: 60,
+        }
+    }
+}
+
+pub(super) const fn seconds(count: u32) -> Duration {
+    Duration::from_secs(count as u64)
+}
+
+impl Config {
+    pub(super) fn retry(&self) -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: self.max_attempts,
+            backoff: TimeDelta::seconds(self.retry_backoff_seconds.into()),
+        }
+    }
+}

@@ -1,0 +1,642 @@
+//! Carries one attempt from its claim to its end. The steps can be repeated: a driver that dies anywhere is followed
+//! by another, at this worker or at any, which begins again with the launch and finds what is there.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, config::seconds, log_pump::LogPump, metrics::EndLabels};
+use crate::{
+    domain::{
+        event::StepName,
+        failure::{Failure, FailureCode},
+        spec::{CommitId, Digest},
+        state::{BuildState, IllegalTransition},
+    },
+    journal::AppendError,
+    runner::{LaunchError, Observation, Outcome, PendingReason, Runner, StepObservation},
+    store::{
+        self, Lease,
+        queue::Claimed,
+        transitions::{self, AttemptFacts},
+    },
+};
+
+/// Why a driver stopped before its attempt's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// Another worker has the build, or it is over.
+    LeaseLost,
+    /// The worker is draining, or something unexpected happened: the build is to be given up to any worker.
+    GiveUp,
+}
+
+/// What a driver is told from outside.
+#[derive(Clone)]
+pub(super) struct Controls {
+    /// The build is to be cancelled.
+    pub(super) cancel: CancellationToken,
+    /// The driver is to stop at once; whoever owns the build next goes on.
+    pub(super) stop: CancellationToken,
+}
+
+/// One attempt in hand.
+pub(super) struct Driver<'a, R: Runner> {
+    context: &'a std::sync::Arc<Context<R>>,
+    controls: Controls,
+    lease: Lease,
+    claimed: Claimed,
+    adopted: bool,
+    state: BuildState,
+    facts: AttemptFacts,
+    /// Set once the attempt was told to stop: what its end then means.
+    stopping: Option<Stopping>,
+}
+
+/// Why an attempt was told to stop, and since when.
+struct Stopping {
+    failure: Option<Failure>,
+    since: DateTime<Utc>,
+}
+
+impl<'a, R: Runner> Driver<'a, R> {
+    /// A driver for a claimed build; `adopted` when another worker had it before, so that a pod may exist.
+    pub(super) fn new(
+        context: &'a std::sync::Arc<Context<R>>,
+        claimed: Claimed,
+        adopted: bool,
+        controls: Controls,
+    ) -> Self {
+        Self {
+            context,
+            controls,
+            lease: claimed.lease,
+            state: claimed.state.clone(),
+            claimed,
+            adopted,
+            facts: AttemptFacts::default(),
+            stopping: None,
+        }
+    }
+
+    /// Runs to the attempt's end.
+    pub(super) async fn run(mut self) -> Result<(), Stopped> {
+        if matches!(self.state, BuildState::Cancelling { .. }) {
+            self.controls.cancel.cancel();
+        }
+        // Subscribed before the launch, so that nothing of it is missed.
+        let mut observed = self.context.runner.observe(self.lease.attempt);
+        let end = match self.launch().await? {
+            Launch::Over => return Ok(()),
+            Launch::Vanished => End::vanished(),
+            Launch::Runs => {
+                let hurry = CancellationToken::new();
+                let mut pump = self.start_pump(observed.clone(), hurry.clone());
+                let end = self.follow(&mut observed, &mut pump).await?;
+                self.drain(&mut pump, &hurry).await?;
+                end
+            }
+        };
+        self.conclude(end).await
+    }
+
+    /// Creates the pod, or finds it.
+    async fn launch(&mut self) -> Result<Launch, Stopped> {
+        let begun = tokio::time::Instant::now();
+        let mut backoff = Duration::from_millis(200);
+        loop {
+            let launch = self.context.runner.launch(&self.claimed.assignment);
+            let outcome = self
+                .controls
+                .stop
+                .run_until_cancelled(launch)
+                .await
+                .ok_or(Stopped::GiveUp)?;
+            let error = match outcome {
+                Ok(launched) if launched.adopted => {
+                    self.context.metrics.adopted.inc();
+                    return Ok(Launch::Runs);
+                }
+                // It ran before and is there no longer: what was created now is not that attempt.
+                Ok(_) if self.has_run() => return Ok(Launch::Vanished),
+                Ok(_) => {
+                    self.context
+                        .metrics
+                        .launch_seconds
+                        .observe(begun.elapsed().as_secs_f64());
+                    return Ok(Launch::Runs);
+                }
+                Err(LaunchError::Rejected(failure)) => {
+                    self.fail(failure).await?;
+                    return Ok(Launch::Over);
+                }
+                // Where a pod may exist, the claim can't be undone.
+                Err(LaunchError::NotReady(reason)) if !self.adopted => {
+                    tracing::warn!(build.id = %self.lease.attempt.build, reason, "pods can't be created; the build stays queued");
+                    self.release().await?;
+                    return Ok(Launch::Over);
+                }
+                Err(error) => error,
+            };
+            // From here on, a pod may exist whatever later tries answer.
+            self.adopted = true;
+            tracing::warn!(
+                build.id = %self.lease.attempt.build, attempt = self.lease.attempt.number,
+                error = %error, cause = ?std::error::Error::source(&error),
+                "launching the attempt failed; trying again"
+            );
+            if self.now() - self.claimed.attempt_created_at > self.limit(self.context.config.pending_timeout_seconds) {
+                self.remove().await;
+                self.fail(Failure::new(
+                    FailureCode::Internal,
+                    "The cluster did not take the build's pod in time. Nothing is wrong with the request; the service's log has the cause.",
+                ))
+                .await?;
+                return Ok(Launch::Over);
+            }
+            self.pause(backoff).await?;
+            backoff = (backoff * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    /// Whether an earlier driver has seen the attempt's pod run.
+    fn has_run(&self) -> bool {
+        match self.state {
+            BuildState::Running { .. }
+            | BuildState::Cancelling {
+                started_at: Some(_), ..
+            } => true,
+            _ => !self.claimed.cursor.0.is_empty(),
+        }
+    }
+
+    fn start_pump(&self, observed: watch::Receiver<Observation>, hurry: CancellationToken) -> Pump {
+        let context = std::sync::Arc::clone(self.context);
+        let lease = self.lease;
+        let cursor = self.claimed.cursor.clone();
+        Pump(Some(tokio::spawn(async move {
+            LogPump {
+                context: &context,
+                lease,
+                cursor,
+                observed,
+                hurry,
+            }
+            .run()
+            .await
+        })))
+    }
+
+    /// Watches the attempt until it has ended or is given up on.
+    async fn follow(&mut self, observed: &mut watch::Receiver<Observation>, pump: &mut Pump) -> Result<End, Stopped> {
+        loop {
+            let observation = observed.borrow_and_update().clone();
+            self.note(&observation);
+            match &observation {
+                Observation::Unseen | Observation::Pending { .. } => {}
+                Observation::Running { .. } => self.enter_running(&observation).await?,
+                Observation::Finished { outcome, steps, .. } => {
+                    self.enter_running(&observation).await?;
+                    return Ok(End {
+                        outcome: outcome.clone(),
+                        digest: digest(steps),
+                        forced: false,
+                    });
+                }
+                Observation::Gone { .. } => {
+                    return Ok(End {
+                        forced: false,
+                        ..End::vanished()
+                    });
+                }
+            }
+            let (deadline, overdue) = self.deadline(&observation);
+            let wait = (deadline - self.now()).to_std().unwrap_or_default();
+            tokio::select! {
+                changed = observed.changed() => if changed.is_err() {
+                    return Err(Stopped::GiveUp);
+                },
+                () = self.controls.stop.cancelled() => return Err(Stopped::GiveUp),
+                () = self.controls.cancel.cancelled(), if self.stopping.is_none() => self.cancel().await?,
+                ended = pump.ended(), if !pump.is_done() => {
+                    ended?;
+                    // Every step is in the journal; only the attempt's end is still to be observed.
+                    self.settle(observed).await?;
+                }
+                () = tokio::time::sleep(wait) => match overdue {
+                    Overdue::Stop(failure) => self.stop(Some(failure)).await?,
+                    Overdue::Remove(failure) => {
+                        return Ok(End { outcome: Outcome::Failed(failure), digest: None, forced: true });
+                    }
+                },
+            }
+        }
+    }
+
+    /// Waits for the end of an attempt whose steps have all ended.
+    async fn settle(&mut self, observed: &mut watch::Receiver<Observation>) -> Result<(), Stopped> {
+        let limit = seconds(self.context.config.stop_timeout_seconds);
+        let settled = {
+            let over = observed
+                .wait_for(|observation| matches!(observation, Observation::Finished { .. } | Observation::Gone { .. }));
+            let within = tokio::time::timeout(limit, over);
+            matches!(self.controls.stop.run_until_cancelled(within).await, Some(Ok(Ok(_))))
+        };
+        if !settled {
+            return Err(Stopped::GiveUp);
+        }
+        observed.mark_changed();
+        Ok(())
+    }
+
+    /// Remembers what is worth storing with the next change of state.
+    fn note(&mut self, observation: &Observation) {
+        if let Observation::Pending { node, .. }
+        | Observation::Running { node, .. }
+        | Observation::Finished { node, .. } = observation
+            && node.is_some()
+        {
+            self.facts.node.clone_from(node);
+        }
+        if let Some(commit) = commit(observation.steps()) {
+            self.facts.commit = Some(commit);
+        }
+    }
+
+    async fn enter_running(&mut self, observation: &Observation) -> Result<(), Stopped> {
+        if matches!(self.state, BuildState::Starting { .. }) && !observation.steps().is_empty() {
+            let now = self.now();
+            self.apply(|state| match state {
+                // Cancelled in the meantime: what follows goes by that.
+                cancelling @ BuildState::Cancelling { .. } => Ok(cancelling),
+                state => state.run(now),
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// The next moment at which patience ends, and what then.
+    fn deadline(&self, observation: &Observation) -> (DateTime<Utc>, Overdue) {
+        let config = &self.context.config;
+        if let Some(stopping) = &self.stopping {
+            let failure = stopping.failure.clone().unwrap_or_else(|| {
+                Failure::new(
+                    FailureCode::Internal,
+                    "The attempt did not stop in time and was removed.",
+                )
+            });
+            return (
+                stopping.since + self.limit(config.stop_timeout_seconds),
+                Overdue::Remove(failure),
+            );
+        }
+        if let BuildState::Running { started_at, .. } = self.state {
+            let limit = self.claimed.assignment.spec.timeout_seconds;
+            let failure = Failure::new(
+                FailureCode::Timeout,
+                format!(
+                    "The build ran longer than its `timeout_seconds` of {limit}. Raise it, or make the build faster."
+                ),
+            );
+            return (started_at + self.limit(limit), Overdue::Stop(failure));
+        }
+        let since = self.claimed.attempt_created_at;
+        let (limit, code, message) = match observation {
+            Observation::Pending {
+                reason: PendingReason::Unscheduled(words),
+                ..
+            } => (
+                config.unscheduled_timeout_seconds,
+                FailureCode::Unschedulable,
+                format!(
+                    "No node took the build's pod within {} s. The scheduler says: {}",
+                    config.unscheduled_timeout_seconds,
+                    words.as_deref().unwrap_or("nothing")
+                ),
+            ),
+            Observation::Pending {
+                reason: PendingReason::ImagePull(words),
+                ..
+            } => (
+                config.image_pull_timeout_seconds,
+                FailureCode::ImagePullFailed,
+                format!("An image that the build's pod needs can't be pulled: {words}"),
+            ),
+            _ => (
+                config.pending_timeout_seconds,
+                FailureCode::PendingTimeout,
+                format!(
+                    "The build's pod did not run within {} s.",
+                    config.pending_timeout_seconds
+                ),
+            ),
+        };
+        (since + self.limit(limit), Overdue::Remove(Failure::new(code, message)))
+    }
+
+    /// The caller wants the build to end.
+    async fn cancel(&mut self) -> Result<(), Stopped> {
+        if !matches!(self.state, BuildState::Cancelling { .. }) {
+            self.reload().await?;
+        }
+        self.stop(None).await
+    }
+
+    /// Tells the attempt to stop; its end is then observed like any other.
+    async fn stop(&mut self, failure: Option<Failure>) -> Result<(), Stopped> {
+        self.stopping = Some(Stopping {
+            failure,
+            since: self.now(),
+        });
+        if let Err(error) = self.context.runner.stop(self.lease.attempt).await {
+            // The deadline for stopping removes it by force.
+            tracing::warn!(build.id = %self.lease.attempt.build, error = ?error, "the attempt could not be told to stop");
+        }
+        Ok(())
+    }
+
+    /// Waits until the log is in the journal, within limits.
+    async fn drain(&self, pump: &mut Pump, hurry: &CancellationToken) -> Result<(), Stopped> {
+        if pump.is_done() {
+            return Ok(());
+        }
+        let limit = seconds(self.context.config.log_drain_timeout_seconds);
+        let hurry_up = async {
+            tokio::time::sleep(limit).await;
+            hurry.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = pump.ended() => ended,
+            () = hurry_up => Err(Stopped::GiveUp),
+            () = self.controls.stop.cancelled() => Err(Stopped::GiveUp),
+        }
+    }
+
+    /// Decides what the attempt's end means and stores it.
+    async fn conclude(mut self, end: End) -> Result<(), Stopped> {
+        if end.forced {
+            // Nothing may run on once the build has been declared over, or is tried again.
+            self.remove().await;
+        }
+        let outcome = match end.outcome {
+            Outcome::Succeeded => self.check_success(end.digest).await,
+            Outcome::Failed(failure) => Err(failure),
+        };
+        match outcome {
+            Ok(digest) => {
+                let now = self.now();
+                self.apply(|state| match state {
+                    state @ BuildState::Cancelling { started_at: None, .. } => state.stop(now),
+                    state => state.succeed(digest.clone(), now),
+                })
+                .await?;
+            }
+            Err(failure) => {
+                let told_to_stop = self.stopping.take().and_then(|stopping| stopping.failure);
+                self.fail(told_to_stop.unwrap_or(failure)).await?;
+            }
+        }
+        self.remove().await;
+        Ok(())
+    }
+
+    /// Success needs more than an exit status: a pushed image has a digest, and the registry has the image.
+    async fn check_success(&self, digest: Option<Digest>) -> Result<Option<Digest>, Failure> {
+        let spec = &self.claimed.assignment.spec;
+        if !spec.push {
+            return Ok(digest);
+        }
+        let Some(digest) = digest else {
+            return Err(Failure::new(
+                FailureCode::Internal,
+                "The builder ended well but did not say which image it pushed.",
+            ));
+        };
+        self.context.verifier.verify(&spec.images, &digest).await?;
+        Ok(Some(digest))
+    }
+
+    async fn fail(&mut self, failure: Failure) -> Result<(), Stopped> {
+        let now = self.now();
+        let policy = self.context.config.retry();
+        self.facts.failure = Some(failure.clone());
+        self.apply(|state| state.fail(failure.clone(), policy, now)).await
+    }
+
+    /// Stores a transition with what is known of the attempt. Goes on until it is stored or can't be any more.
+    async fn apply(
+        &mut self,
+        transition: impl Fn(BuildState) -> Result<BuildState, IllegalTransition>,
+    ) -> Result<(), Stopped> {
+        let mut backoff = Duration::from_millis(50);
+        loop {
+            let from = self.state.name();
+            let to = transition(self.state.clone()).map_err(|illegal| {
+                tracing::error!(build.id = %self.lease.attempt.build, error = %illegal, "the attempt's end does not fit its build");
+                Stopped::GiveUp
+            })?;
+            if to.name() == from {
+                return Ok(());
+            }
+            let context = self.context;
+            match transitions::apply(&context.pool, &self.lease, from, &to, &self.facts, self.now()).await {
+                Ok(head) => {
+                    self.entered(to, head);
+                    return Ok(());
+                }
+                Err(store::Error::Conflict) => self.reload().await?,
+                Err(store::Error::Unavailable(error)) => {
+                    tracing::warn!(build.id = %self.lease.attempt.build, error = %error, "a change of state waits for the database");
+                    self.pause(backoff).await?;
+                    backoff = (backoff * 2).min(Duration::from_secs(2));
+                }
+                Err(error) => {
+                    tracing::error!(build.id = %self.lease.attempt.build, error = ?error, "a change of state was refused by the database");
+                    return Err(Stopped::GiveUp);
+                }
+            }
+        }
+    }
+
+    fn entered(&mut self, to: BuildState, head: i64) {
+        let build = self.lease.attempt.build;
+        let code = match &to {
+            BuildState::Failed { .. } | BuildState::Queued { .. } => self.facts.failure.as_ref(),
+            _ => None,
+        }
+        .map(|failure| failure.code.as_str());
+        let labels = EndLabels {
+            state: to.name().as_str(),
+            code: code.unwrap_or("none"),
+        };
+        tracing::info!(
+            build.id = %build, attempt = self.lease.attempt.number, state = labels.state, failure.code = code,
+            "the build is {}", to.name()
+        );
+        if to.name().is_terminal() {
+            self.context.metrics.builds_finished.get_or_create(&labels).inc();
+        }
+        if to.name().is_terminal() || matches!(to, BuildState::Queued { .. }) {
+            self.context.metrics.attempts_finished.get_or_create(&labels).inc();
+        }
+        self.context.signals.head(build, head);
+        self.state = to;
+    }
+
+    /// Reads the build's state again, after somebody else changed it.
+    async fn reload(&mut self) -> Result<(), Stopped> {
+        let mut backoff = Duration::from_millis(50);
+        loop {
+            match store::leases::held(&self.context.pool, &self.lease).await {
+                Ok(Some(state)) => {
+                    self.state = state;
+                    return Ok(());
+                }
+                Ok(None) => return Err(Stopped::LeaseLost),
+                Err(error) => {
+                    tracing::warn!(build.id = %self.lease.attempt.build, error = ?error, "the build's state can't be read");
+                }
+            }
+            self.pause(backoff).await?;
+            backoff = (backoff * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    /// Puts the build back into the queue: no pod was created.
+    async fn release(&mut self) -> Result<(), Stopped> {
+        let now = self.now();
+        loop {
+            match transitions::release(&self.context.pool, &self.lease, now, now).await {
+                Ok(head) => {
+                    self.context.signals.head(self.lease.attempt.build, head);
+                    return Ok(());
+                }
+                Err(store::Error::Conflict) => {
+                    self.reload().await?;
+                    if matches!(self.state, BuildState::Cancelling { .. }) {
+                        return self.apply(|state| state.stop(now)).await;
+                    }
+                }
+                Err(store::Error::Unavailable(_)) => {}
+                Err(error) => {
+                    tracing::error!(build.id = %self.lease.attempt.build, error = ?error, "the build could not be put back into the queue");
+                    return Err(Stopped::GiveUp);
+                }
+            }
+            self.pause(Duration::from_millis(200)).await?;
+        }
+    }
+
+    /// Removes the attempt's traces. What remains is left to the sweeper.
+    async fn remove(&self) {
+        if let Err(error) = self.context.runner.remove(self.lease.attempt).await {
+            tracing::warn!(build.id = %self.lease.attempt.build, error = ?error, "the attempt's remains could not be removed; the sweeper will");
+        }
+    }
+
+    async fn pause(&self, duration: Duration) -> Result<(), Stopped> {
+        match tokio::time::timeout(duration, self.controls.stop.cancelled()).await {
+            Ok(()) => Err(Stopped::GiveUp),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        self.context.clock.now()
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as a limit of this driver")]
+    fn limit(&self, seconds: u32) -> TimeDelta {
+        TimeDelta::seconds(seconds.into())
+    }
+}
+
+/// What a launch led to.
+enum Launch {
+    /// The pod is there.
+    Runs,
+    /// The pod was there once and is no longer; another stands in its place.
+    Vanished,
+    /// The attempt is over, or its build is back in the queue.
+    Over,
+}
+
+/// The task that carries the attempt's log into the journal. It ends with its driver.
+struct Pump(Option<JoinHandle<Result<(), AppendError>>>);
+
+impl Pump {
+    const fn is_done(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Waits for the task's end; never returns a second time.
+    async fn ended(&mut self) -> Result<(), Stopped> {
+        let Some(task) = &mut self.0 else {
+            return std::future::pending().await;
+        };
+        let ended = task.await;
+        self.0 = None;
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(AppendError::LeaseLost)) => Err(Stopped::LeaseLost),
+            Ok(Err(AppendError::Failed)) | Err(_) => Err(Stopped::GiveUp),
+        }
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// How an attempt ended.
+struct End {
+    outcome: Outcome,
+    digest: Option<Digest>,
+    /// Patience ended before the attempt did.
+    forced: bool,
+}
+
+impl End {
+    fn vanished() -> Self {
+        Self {
+            outcome: Outcome::Failed(Failure::new(
+                FailureCode::NodeLost,
+                "The build's pod was deleted by something other than Kiln, or was lost with its node.",
+            )),
+            digest: None,
+            forced: true,
+        }
+    }
+}
+
+/// What to do when a deadline passes.
+enum Overdue {
+    /// Tell the attempt to stop, and fail it with this once it has.
+    Stop(Failure),
+    /// Remove the attempt and fail it with this.
+    Remove(Failure),
+}
+
+fn report(steps: &[StepObservation], step: StepName) -> Option<&kiln_agent::wire::report::Report> {
+    steps
+        .iter()
+        .find(|seen| seen.step == step)
+        .and_then(|seen| seen.end.as_ref()?.report.as_ref())
+}
+
+fn commit(steps: &[StepObservation]) -> Option<CommitId> {
+    report(steps, StepName::Source)?.commit.as_deref()?.parse().ok()
+}
+
+/// The digest that the builder claims; what isn't one counts as none.
+fn digest(steps: &[StepObservation]) -> Option<Digest> {
+    report(steps, StepName::Build)?.digest.as_deref()?.parse().ok()
+}

@@ -1,0 +1,98 @@
+//! What the engine counts. Labels are bounded by enums.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+/// How a build or an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct EndLabels {
+    /// The final state.
+    pub state: &'static str,
+    /// The failure's code, or `none`.
+    pub code: &'static str,
+}
+
+/// The engine's counters and timers.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Builds that ended.
+    pub builds_finished: Family<EndLabels, Counter>,
+    /// Attempts that ended, those included whose build is tried again.
+    pub attempts_finished: Family<EndLabels, Counter>,
+    /// Builds claimed from the queue.
+    pub claimed: Counter,
+    /// Builds taken over from a worker that died or gave them up.
+    pub taken_over: Counter,
+    /// Attempts found running when they were to be launched.
+    pub adopted: Counter,
+    /// Gaps written because the end of a log was missing.
+    pub log_gaps: Counter,
+    /// Remains of ended attempts that a sweep removed.
+    pub swept: Counter,
+    /// Seconds from a claim until the pod existed.
+    pub launch_seconds: Histogram,
+}
+
+impl Metrics {
+    /// Makes the metrics and registers them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            builds_finished: Family::default(),
+            attempts_finished: Family::default(),
+            claimed: Counter::default(),
+            taken_over: Counter::default(),
+            adopted: Counter::default(),
+            log_gaps: Counter::default(),
+            swept: Counter::default(),
+            launch_seconds: Histogram::new(exponential_buckets(0.002, 2.0, 14)),
+        };
+        registry.register(
+            "kiln_builds_finished",
+            "Builds that ended",
+            metrics.builds_finished.clone(),
+        );
+        registry.register(
+            "kiln_attempts_finished",
+            "Attempts that ended, retried ones included",
+            metrics.attempts_finished.clone(),
+        );
+        registry.register(
+            "kiln_builds_claimed",
+            "Builds claimed from the queue",
+            metrics.claimed.clone(),
+        );
+        registry.register(
+            "kiln_builds_taken_over",
+            "Builds taken over from a worker that died or gave them up",
+            metrics.taken_over.clone(),
+        );
+        registry.register(
+            "kiln_attempts_adopted",
+            "Attempts found running when they were to be launched",
+            metrics.adopted.clone(),
+        );
+        registry.register(
+            "kiln_log_gaps",
+            "Gaps written because the end of a step's log was missing",
+            metrics.log_gaps.clone(),
+        );
+        registry.register(
+            "kiln_swept",
+            "Remains of ended attempts that a sweep removed",
+            metrics.swept.clone(),
+        );
+        registry.register(
+            "kiln_launch_seconds",
+            "From the claim of a build until its pod existed",
+            metrics.launch_seconds.clone(),
+        );
+        metrics
+    }
+}

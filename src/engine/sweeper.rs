@@ -1,0 +1,52 @@
+//! Removes what is left of attempts that are over: their worker died between the end and the clearing up.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, config::seconds};
+use crate::{
+    runner::{Readiness, Runner},
+    store,
+};
+
+/// Sweeps now and then until told to stop.
+pub(super) async fn run<R: Runner>(context: &Context<R>, stop: &CancellationToken) {
+    let interval = seconds(context.config.sweep_interval_seconds);
+    loop {
+        let pause = interval.mul_f64(rand::random_range(0.8..1.2));
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+        if *context.runner.readiness().borrow() == Readiness::Ready {
+            let _ = stop.run_until_cancelled(sweep(context)).await;
+        }
+    }
+}
+
+async fn sweep<R: Runner>(context: &Context<R>) {
+    let attempts = match context.runner.list().await {
+        Ok(attempts) => attempts,
+        Err(error) => {
+            tracing::warn!(error = ?error, "what is left of attempts can't be listed");
+            return;
+        }
+    };
+    if attempts.is_empty() {
+        return;
+    }
+    let dead = match store::leases::not_live(&context.pool, &attempts).await {
+        Ok(dead) => dead,
+        Err(error) => {
+            tracing::warn!(error = %error, "the sweep can't ask which attempts are over");
+            return;
+        }
+    };
+    for attempt in dead {
+        match context.runner.remove(attempt).await {
+            Ok(()) => {
+                context.metrics.swept.inc();
+                tracing::info!(build.id = %attempt.build, attempt = attempt.number, "removed what was left of an attempt");
+            }
+            Err(error) => tracing::warn!(build.id = %attempt.build, error = ?error, "remains could not be removed"),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Asks registries whether they hold what a builder says it pushed. A build can reach its builder, so the builder's
+//! word alone isn't proof (OCI distribution-spec, "Pulling manifests").
+
+use std::{sync::Once, time::Duration};
+
+use reqwest::{
+    Client, Response, StatusCode,
+    header::{ACCEPT, WWW_AUTHENTICATE},
+};
+use serde::Deserialize;
+
+use super::registry::Registry;
+use crate::domain::{
+    failure::{Failure, FailureCode},
+    spec::{Digest, ImageRef},
+};
+
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+                         application/vnd.docker.distribution.manifest.list.v2+json, \
+                         application/vnd.docker.distribution.manifest.v2+json";
+const TRIES: u32 = 3;
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Compares digests with registries.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    client: Client,
+    /// For registries whose certificate isn't to be checked.
+    insecure_client: Client,
+    registries: Vec<Registry>,
+}
+
+/// Why a digest could not be learned.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error("the request failed")]
+    Request(#[from] reqwest::Error),
+    #[error("the registry answered {0}")]
+    Status(StatusCode),
+    #[error("the registry named no digest")]
+    NoDigest,
+}
+
+/// A token server's answer (distribution "token authentication").
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+impl Verifier {
+    /// A verifier that knows these registries; any other is asked over HTTPS.
+    pub fn new(registries: Vec<Registry>) -> Result<Self, reqwest::Error> {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            // Fails only when another part of the process has chosen a provider already, which serves as well.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        });
+        let builder = || Client::builder().timeout(TIMEOUT).user_agent("kiln");
+        Ok(Self {
+            client: builder().build()?,
+            insecure_client: builder().tls_danger_accept_invalid_certs(true).build()?,
+            registries,
+        })
+    }
+
+    /// Checks that every image's registry holds this digest under the image's tag.
+    pub async fn verify(&self, images: &[ImageRef], digest: &Digest) -> Result<(), Failure> {
+        for image in images {
+            let registry = self
+                .registries
+                .iter()
+                .find(|registry| registry.host == image.registry());
+            if registry.is_some_and(|registry| !registry.verify) {
+                continue;
+            }
+            let insecure = registry.is_some_and(|registry| registry.insecure);
+            let found = self.ask(image, insecure).await.map_err(|error| {
+                tracing::warn!(image = %image, error = ?error, "the registry could not confirm a pushed image");
+                Failure::new(
+                    FailureCode::PushFailed,
+                    format!(
+                        "The builder pushed {image} but its registry could not confirm it: {error}. If Kiln may not read \
+                         from that registry, set `verify = false` for it."
+                    ),
+                )
+            })?;
+            if found != *digest {
+                return Err(Failure::new(
+                    FailureCode::PushFailed,
+                    format!(
+                        "The builder says that it pushed {image} as {digest}, but the registry holds {found} under that tag. \
+                         Another push may have moved it in the meantime: build again, or give each build a tag of its own."
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, image: &ImageRef, insecure: bool) -> Result<Digest, AskError> {
+        let mut backoff = Duration::from_millis(200);
+        let mut tries = 1;
+        loop {
+            match self.ask_once(image, insecure).await {
+                Err(error) if tries < TRIES && is_transient(&error) => {
+                    tokio::time::sleep(backoff).await;
+                    backoff *= 2;
+                    tries += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn ask_once(&self, image: &ImageRef, insecure: bool) -> Result<Digest, AskError> {
+        let https = self.head(image, "https", insecure, None).await;
+        let (scheme, mut response) = match https {
+            // Insecure registries usually speak plain HTTP.
+            Err(_) if insecure => ("http", self.head(image, "http", insecure, None).await?),
+            other => ("https", other?),
+        };
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(token) = self.token(&response, insecure).await?
+        {
+            response = self.head(image, scheme, insecure, Some(&token)).await?;
+        }
+        if !response.status().is_success() {
+            return Err(AskError::Status(response.status()));
+        }
+        response
+            .headers()
+            .get("docker-content-digest")
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .ok_or(AskError::NoDigest)
+    }
+
+    async fn head(
+        &self,
+        image: &ImageRef,
+        scheme: &str,
+        insecure: bool,
+        token: Option<&str>,
+    ) -> Result<Response, AskError> {
+        // Docker Hub's API lives on another host than its names.
+        let host = match image.registry() {
+            "docker.io" => "registry-1.docker.io",
+            other => other,
+        };
+        let url = format!("{scheme}://{host}/v2/{}/manifests/{}", image.repository(), image.tag());
+        let mut request = self.client(insecure).head(url).header(ACCEPT, MANIFESTS);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        Ok(request.send().await?)
+    }
+
+    /// An anonymous token, when the registry's challenge says where to get one.
+    async fn token(&self, refused: &Response, insecure: bool) -> Result<Option<String>, AskError> {
+        let challenge = refused
+            .headers()
+            .get(WWW_AUTHENTICATE)
+            .and_then(|value| parse_challenge(value.to_str().ok()?));
+        let Some(challenge) = challenge else {
+            return Ok(None);
+        };
+        let answer: TokenAnswer = self
+            .client(insecure)
+            .get(&challenge.realm)
+            .query(&challenge.parameters)
+            .send()
+            .await?
+            .error_for_status()?
+            .json()
+            .await?;
+        Ok(answer.token.or(answer.access_token))
+    }
+
+    const fn client(&self, insecure: bool) -> &Client {
+        if insecure { &self.insecure_client } else { &self.client }
+    }
+}
+
+fn is_transient(error: &AskError) -> bool {
+    match error {
+        AskError::Request(_) => true,
+        AskError::Status(status) => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+        AskError::NoDigest => false,
+    }
+}
+
+/// Where to ask for a token.
+#[derive(Debug, PartialEq, Eq)]
+struct Challenge {
+    realm: String,
+    parameters: Vec<(String, String)>,
+}
+
+/// Reads `Bearer realm="…",service="…",scope="…"` (RFC 6750); other schemes are of no use here.
+fn parse_challenge(header: &str) -> Option<Challenge> {
+    let mut rest = header
+        .get(..7)
+        .filter(|scheme| scheme.eq_ignore_ascii_case("bearer "))
+        .and_then(|_| header.get(7..))?;
+    let mut realm = None;
+    let mut parameters = Vec::new();
+    while let Some((key, after)) = rest.split_once("=\"") {
+        let (value, after) = after.split_once('"')?;
+        let key = key.trim_matches([',', ' ']);
+        if key.eq_ignore_ascii_case("realm") {
+            realm = Some(value.to_owned());
+        } else if matches!(key, "service" | "scope") {
+            parameters.push((key.to_owned(), value.to_owned()));
+        }
+        rest = after;
+    }
+    Some(Challenge {
+        realm: realm?,
+        parameters,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_are_read() {
+        let challenge = parse_challenge(
+            r#"Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a/b:pull,push""#,
+        )
+        .expect("a bearer challenge");
+        assert_eq!(challenge.realm, "https://auth.example/token");
+        assert_eq!(
+            challenge.parameters,
+            [
+                ("service".to_owned(), "registry.example".to_owned()),
+                ("scope".to_owned(), "repository:a/b:pull,push".to_owned()),
+            ]
+        );
+        assert_eq!(parse_challenge("Basic realm=\"x\""), None);
+        assert_eq!(parse_challenge("Bearer service=\"x\""), None);
+        assert_eq!(parse_challenge(""), None);
+    }
+}
