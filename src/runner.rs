@@ -123,6 +123,8 @@ pub enum Observation {
         node: Option<String>,
         /// Steps that have begun, in order, with their reports where they have ended.
         steps: Vec<StepObservation>,
+        /// What the next step waits for, when it can't begin.
+        waiting: Option<PendingReason>,
     },
     /// It has ended.
     Finished {
@@ -179,8 +181,8 @@ pub enum PendingReason {
     Unscheduled(Option<String>),
     /// An image, with the kubelet's words.
     ImagePull(String),
-    /// Its containers are being made.
-    Starting,
+    /// Its containers are being made; with the kubelet's words when they can't be.
+    Starting(Option<String>),
 }
 
 /// How an attempt ended.

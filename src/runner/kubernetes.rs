@@ -1,1 +1,5 @@
 //! Attempts as pods.
+
+pub mod config;
+mod observe;
+mod pod;

@@ -1,0 +1,657 @@
+//! From an assignment to its pod. Pure.
+//!
+//! The pod runs one thing after the other: `agent` puts the agent's program where the others find it, `source`
+//! fetches the source, `build` makes and pushes the image. The plan travels as an annotation that the downward API
+//! mounts as a file, so that one object is all there is to create, adopt and delete.
+//!
+//! What keeps a build apart: no service account token, an ordinary user, no privileges, limits on everything, no
+//! restarts, and a deadline that Kubernetes itself enforces. Only the build container runs with seccomp and AppArmor
+//! unconfined, which a builder without privileges needs for its user namespace (BuildKit's `docs/rootless.md`).
+
+use std::{collections::BTreeMap, path::Path};
+
+use k8s_openapi::{
+    DeepMerge,
+    api::core::v1::{
+        AppArmorProfile, Capabilities, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
+        EnvVar, LocalObjectReference, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, PodTemplateSpec,
+        ResourceRequirements, SeccompProfile, SecurityContext, Toleration, TopologySpreadConstraint, Volume,
+        VolumeMount,
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+    },
+};
+
+use super::config::Config;
+use crate::{
+    domain::{
+        build::Assignment,
+        failure::{Failure, FailureCode},
+        id::AttemptId,
+        spec::{Builder, CpuMillis, MemoryBytes, Resources},
+    },
+    runner::{
+        builder::{self, Env, StorageDriver},
+        registry::Registry,
+    },
+};
+
+/// Label: the build's id.
+pub(super) const BUILD: &str = "kiln.build/build";
+/// Label: the attempt's number.
+pub(super) const ATTEMPT: &str = "kiln.build/attempt";
+/// Label: the project's name.
+pub(super) const PROJECT: &str = "kiln.build/project";
+/// Label: the installation's name, by which an installation knows its own pods.
+pub(super) const INSTALLATION: &str = "kiln.build/installation";
+/// Annotation: the plan, as JSON.
+pub(super) const PLAN: &str = "kiln.build/plan";
+
+/// Kubernetes limits an object's annotations to 256 KiB in all; some room is for those of admission plugins.
+const MAX_PLAN: usize = 248 * 1024;
+/// The user of every container, where the builder doesn't need another one.
+const USER: i64 = 1000;
+
+const BIN_DIR: &str = "/kiln/bin";
+const PLAN_DIR: &str = "/kiln/plan";
+const SOURCE_DIR: &str = "/kiln/source";
+const SCRATCH_DIR: &str = "/kiln/scratch";
+const STORAGE_DIR: &str = "/kiln/storage";
+
+/// Name of an attempt's pod: creating it twice is a conflict, which is what keeps an attempt to one pod.
+pub(super) fn name(attempt: AttemptId) -> String {
+    format!("kiln-{attempt}")
+}
+
+/// The attempt that a pod belongs to.
+pub(super) fn attempt(pod: &Pod) -> Option<AttemptId> {
+    let labels = pod.metadata.labels.as_ref()?;
+    Some(AttemptId {
+        build: labels.get(BUILD)?.parse().ok()?,
+        number: labels.get(ATTEMPT)?.parse().ok()?,
+    })
+}
+
+/// Whether a pod is the one that `installation` makes for `attempt`.
+pub(super) fn is_ours(pod: &Pod, installation: &str, attempt: AttemptId) -> bool {
+    let labels = pod.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(INSTALLATION)).map(String::as_str) == Some(installation)
+        && self::attempt(pod) == Some(attempt)
+}
+
+/// The pod of an attempt, or why there can be none.
+pub(super) fn build(config: &Config, registries: &[Registry], assignment: &Assignment) -> Result<Pod, Failure> {
+    let plan = plan(config, registries, assignment)?;
+    let resources = &assignment.spec.resources;
+    let mut template = PodTemplateSpec {
+        metadata: None,
+        spec: Some(PodSpec {
+            containers: vec![build_container(config, assignment)?],
+            image_pull_secrets: Some(
+                config
+                    .image_pull_secrets
+                    .iter()
+                    .map(|name| LocalObjectReference { name: name.clone() })
+                    .collect(),
+            ),
+            init_containers: Some(vec![agent_container(config), source_container(config, resources)]),
+            security_context: Some(PodSecurityContext {
+                fs_group: Some(USER),
+                run_as_group: Some(USER),
+                run_as_user: Some(USER),
+                seccomp_profile: Some(seccomp("RuntimeDefault")),
+                ..Default::default()
+            }),
+            service_account_name: config.service_account.clone(),
+            termination_grace_period_seconds: Some(grace(config)),
+            tolerations: Some(tolerations(config)),
+            topology_spread_constraints: Some(vec![spread(config)]),
+            volumes: Some(volumes(resources)),
+            ..Default::default()
+        }),
+    };
+    let fixed = template.spec.clone().unwrap_or_default();
+    template.merge_from(config.pod_template.0.clone());
+    let mut spec = template.spec.unwrap_or_default();
+    fix(&mut spec, fixed, config, assignment);
+    Ok(Pod {
+        metadata: metadata(template.metadata.unwrap_or_default(), config, assignment, plan),
+        spec: Some(spec),
+        status: None,
+    })
+}
+
+fn plan(config: &Config, registries: &[Registry], assignment: &Assignment) -> Result<String, Failure> {
+    let plan = builder::plan(
+        assignment,
+        &Env {
+            registries,
+            // A folder inside the volume, so that it belongs to the user who fills it: git refuses others.
+            source: Path::new("/kiln/source/tree"),
+            scratch: Path::new(SCRATCH_DIR),
+            storage: Path::new(STORAGE_DIR),
+            // Overlay mounts need more than an ordinary container may.
+            storage_driver: StorageDriver::Vfs,
+            grace_seconds: config.stop_grace_seconds,
+        },
+    );
+    let plan = serde_json::to_string(&plan)
+        .map_err(|error| Failure::new(FailureCode::Internal, format!("The plan can't be written: {error}")))?;
+    if plan.len() > MAX_PLAN {
+        return Err(Failure::new(
+            FailureCode::SourceFailed,
+            format!(
+                "Inline files, build arguments and labels come to {} bytes together and must stay below {MAX_PLAN}. Put the files into a git repository.",
+                plan.len()
+            ),
+        ));
+    }
+    Ok(plan)
+}
+
+/// Metadata: the administrator's, with ours on top.
+fn metadata(template: ObjectMeta, config: &Config, assignment: &Assignment, plan: String) -> ObjectMeta {
+    let mut labels = template.labels.unwrap_or_default();
+    labels.extend(
+        [
+            ("app.kubernetes.io/managed-by", "kiln".to_owned()),
+            (BUILD, assignment.attempt.build.to_string()),
+            (ATTEMPT, assignment.attempt.number.to_string()),
+            (PROJECT, assignment.project.to_string()),
+            (INSTALLATION, config.installation.clone()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value)),
+    );
+    let mut annotations = template.annotations.unwrap_or_default();
+    annotations.insert(PLAN.to_owned(), plan);
+    ObjectMeta {
+        name: Some(name(assignment.attempt)),
+        namespace: Some(config.namespace.clone()),
+        labels: Some(labels),
+        annotations: Some(annotations),
+        ..Default::default()
+    }
+}
+
+/// What no template may change: the fields on which isolation and the watching of the pod rest.
+fn fix(spec: &mut PodSpec, ours: PodSpec, config: &Config, assignment: &Assignment) {
+    let deadline = i64::from(assignment.spec.timeout_seconds) + i64::from(config.deadline_allowance_seconds);
+    // Kubernetes takes no more.
+    spec.active_deadline_seconds = Some(deadline.min(i32::MAX.into()));
+    spec.automount_service_account_token = Some(false);
+    spec.enable_service_links = Some(false);
+    spec.host_ipc = None;
+    spec.host_pid = None;
+    spec.restart_policy = Some("Never".to_owned());
+    // The agent is the first process of its container.
+    spec.share_process_namespace = None;
+    spec.termination_grace_period_seconds = ours.termination_grace_period_seconds;
+    let merged = spec
+        .containers
+        .iter_mut()
+        .chain(spec.init_containers.iter_mut().flatten());
+    for container in merged {
+        let ours = ours.containers.iter().chain(ours.init_containers.iter().flatten());
+        if let Some(ours) = ours.into_iter().find(|ours| ours.name == container.name) {
+            container.command.clone_from(&ours.command);
+            container.args = None;
+            container.restart_policy = None;
+            container.termination_message_path = None;
+            container.termination_message_policy = None;
+            container.tty = None;
+        }
+        if let Some(context) = &mut container.security_context {
+            context.privileged = None;
+        }
+    }
+    // A template's list of tolerations takes the place of ours.
+    let tolerations = spec.tolerations.get_or_insert_default();
+    for toleration in ours.tolerations.into_iter().flatten() {
+        if !tolerations.iter().any(|other| other.key == toleration.key) {
+            tolerations.push(toleration);
+        }
+    }
+}
+
+/// The agent needs its own grace period, and a moment to write its report.
+fn grace(config: &Config) -> i64 {
+    i64::from(config.stop_grace_seconds) + 2
+}
+
+fn agent_container(config: &Config) -> Container {
+    Container {
+        name: "agent".to_owned(),
+        image: Some(config.agent_image.clone()),
+        command: Some(vec!["/kiln-agent".to_owned(), "install".to_owned(), BIN_DIR.to_owned()]),
+        resources: Some(requirements(&Resources {
+            cpu: CpuMillis(100),
+            memory: MemoryBytes(64 << 20),
+            disk: MemoryBytes(64 << 20),
+        })),
+        security_context: Some(confined()),
+        volume_mounts: Some(vec![mount("bin", BIN_DIR, false)]),
+        ..container()
+    }
+}
+
+fn source_container(config: &Config, resources: &Resources) -> Container {
+    Container {
+        name: "source".to_owned(),
+        image: Some(config.source_image.clone()),
+        command: Some(agent_command("source")),
+        env: Some(vec![env("HOME", "/tmp")]),
+        resources: Some(requirements(resources)),
+        security_context: Some(confined()),
+        volume_mounts: Some(vec![
+            mount("bin", BIN_DIR, true),
+            mount("plan", PLAN_DIR, true),
+            mount("source", SOURCE_DIR, false),
+            mount("tmp", "/tmp", false),
+        ]),
+        ..container()
+    }
+}
+
+fn build_container(config: &Config, assignment: &Assignment) -> Result<Container, Failure> {
+    let (image, security_context, env) = match assignment.spec.builder {
+        Builder::Buildkit => (config.buildkit_image.clone(), rootless(), vec![]),
+        Builder::Buildah => {
+            let image = config.buildah_image.clone().ok_or_else(|| {
+                Failure::new(
+                    FailureCode::Internal,
+                    "This installation has no buildah: use the builder `buildkit`, or have the operator set `kubernetes.buildah_image`.",
+                )
+            })?;
+            (
+                image,
+                chroot_isolation(),
+                vec![self::env("BUILDAH_ISOLATION", "chroot")],
+            )
+        }
+    };
+    let mut resources = assignment.spec.resources;
+    if let Some(CpuMillis(more)) = config.overhead.cpu {
+        resources.cpu.0 = resources.cpu.0.saturating_add(more);
+    }
+    if let Some(MemoryBytes(more)) = config.overhead.memory {
+        resources.memory.0 = resources.memory.0.saturating_add(more);
+    }
+    Ok(Container {
+        name: "build".to_owned(),
+        image: Some(image),
+        command: Some(agent_command("run")),
+        env: Some(env),
+        resources: Some(requirements(&resources)),
+        security_context: Some(security_context),
+        volume_mounts: Some(vec![
+            mount("bin", BIN_DIR, true),
+            mount("plan", PLAN_DIR, true),
+            mount("source", SOURCE_DIR, false),
+            mount("scratch", SCRATCH_DIR, false),
+            mount("storage", STORAGE_DIR, false),
+        ]),
+        ..container()
+    })
+}
+
+/// What all containers have in common.
+fn container() -> Container {
+    Container {
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        ..Default::default()
+    }
+}
+
+fn agent_command(verb: &str) -> Vec<String> {
+    [
+        "/kiln/bin/kiln-agent",
+        verb,
+        "--plan",
+        "/kiln/plan/plan.json",
+        "--report",
+        "/dev/termination-log",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// For a container that needs nothing.
+fn confined() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities {
+            add: None,
+            drop: Some(vec!["ALL".to_owned()]),
+        }),
+        read_only_root_filesystem: Some(true),
+        run_as_non_root: Some(true),
+        ..Default::default()
+    }
+}
+
+/// For rootless BuildKit: an ordinary user who may make a user namespace. The helpers that map ids are setuid
+/// (moby/buildkit#1671), hence the escalation.
+fn rootless() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(true),
+        run_as_group: Some(USER),
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER),
+        ..unconfined()
+    }
+}
+
+/// For buildah with chroot isolation: root with the container runtime's default capabilities, nothing more.
+fn chroot_isolation() -> SecurityContext {
+    SecurityContext {
+        run_as_group: Some(0),
+        run_as_user: Some(0),
+        ..unconfined()
+    }
+}
+
+fn unconfined() -> SecurityContext {
+    SecurityContext {
+        app_armor_profile: Some(AppArmorProfile {
+            type_: "Unconfined".to_owned(),
+            localhost_profile: None,
+        }),
+        seccomp_profile: Some(seccomp("Unconfined")),
+        ..Default::default()
+    }
+}
+
+fn seccomp(profile: &str) -> SeccompProfile {
+    SeccompProfile {
+        type_: profile.to_owned(),
+        localhost_profile: None,
+    }
+}
+
+/// The same as request and limit: a build gets what it asked for and no more, whoever its neighbours are.
+fn requirements(resources: &Resources) -> ResourceRequirements {
+    let amounts: BTreeMap<String, Quantity> = [
+        ("cpu", resources.cpu.to_string()),
+        ("memory", resources.memory.to_string()),
+        ("ephemeral-storage", resources.disk.to_string()),
+    ]
+    .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+    .into();
+    ResourceRequirements {
+        claims: None,
+        limits: Some(amounts.clone()),
+        requests: Some(amounts),
+    }
+}
+
+fn volumes(resources: &Resources) -> Vec<Volume> {
+    let empty = |name: &str, size: MemoryBytes| Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: None,
+            size_limit: Some(Quantity(size.to_string())),
+        }),
+        ..Default::default()
+    };
+    vec![
+        empty("bin", MemoryBytes(64 << 20)),
+        empty("tmp", MemoryBytes(64 << 20)),
+        empty("source", resources.disk),
+        empty("scratch", resources.disk),
+        empty("storage", resources.disk),
+        Volume {
+            name: "plan".to_owned(),
+            downward_api: Some(DownwardAPIVolumeSource {
+                default_mode: None,
+                items: Some(vec![DownwardAPIVolumeFile {
+                    field_ref: Some(ObjectFieldSelector {
+                        api_version: None,
+                        field_path: format!("metadata.annotations['{PLAN}']"),
+                    }),
+                    path: "plan.json".to_owned(),
+                    ..Default::default()
+                }]),
+            }),
+            ..Default::default()
+        },
+    ]
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..Default::default()
+    }
+}
+
+fn env(name: &str, value: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        value_from: None,
+    }
+}
+
+/// How long pods stay on a node that doesn't answer; Kubernetes' own default is five minutes.
+fn tolerations(config: &Config) -> Vec<Toleration> {
+    ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
+        .map(|key| Toleration {
+            key: Some(key.to_owned()),
+            operator: Some("Exists".to_owned()),
+            effect: Some("NoExecute".to_owned()),
+            toleration_seconds: Some(config.node_lost_seconds.into()),
+            value: None,
+        })
+        .into()
+}
+
+/// Builds are spread over nodes where there is a choice.
+fn spread(config: &Config) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        label_selector: Some(LabelSelector {
+            match_expressions: None,
+            match_labels: Some([(INSTALLATION.to_owned(), config.installation.clone())].into()),
+        }),
+        max_skew: 1,
+        topology_key: "kubernetes.io/hostname".to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::builder::tests::assignment;
+
+    fn made(config: &Config, builder: Builder) -> Pod {
+        build(config, &[], &assignment(builder)).unwrap()
+    }
+
+    fn container<'a>(pod: &'a Pod, name: &str) -> &'a Container {
+        let spec = pod.spec.as_ref().unwrap();
+        let all = spec.init_containers.iter().flatten().chain(&spec.containers);
+        all.into_iter().find(|container| container.name == name).unwrap()
+    }
+
+    #[test]
+    fn the_name_and_the_labels_tell_the_attempt() {
+        let assignment = assignment(Builder::Buildkit);
+        let pod = made(&Config::default(), Builder::Buildkit);
+        assert_eq!(
+            pod.metadata.name.as_deref(),
+            Some("kiln-0191d2a0-7c1e-7000-8000-000000000001-2")
+        );
+        assert_eq!(attempt(&pod), Some(assignment.attempt));
+        assert!(is_ours(&pod, "default", assignment.attempt));
+        assert!(!is_ours(&pod, "other", assignment.attempt));
+        let next = AttemptId {
+            number: 3,
+            ..assignment.attempt
+        };
+        assert!(!is_ours(&pod, "default", next));
+    }
+
+    #[test]
+    fn the_plan_in_the_annotation_is_the_builders() {
+        let pod = made(&Config::default(), Builder::Buildkit);
+        let plan = &pod.metadata.annotations.as_ref().unwrap()[PLAN];
+        let plan: kiln_agent::wire::plan::Plan = serde_json::from_str(plan).unwrap();
+        assert!(plan.source.into.starts_with(SOURCE_DIR));
+        assert_eq!(plan.build.commands.len(), 1);
+    }
+
+    #[test]
+    fn a_build_is_kept_apart() {
+        for builder in Builder::ALL {
+            let config = Config {
+                buildah_image: Some("buildah".to_owned()),
+                ..Config::default()
+            };
+            let pod = made(&config, builder);
+            let spec = pod.spec.as_ref().unwrap();
+            assert_eq!(spec.automount_service_account_token, Some(false));
+            assert_eq!(spec.enable_service_links, Some(false));
+            assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
+            assert_eq!(spec.active_deadline_seconds, Some(3600 + 1800));
+            for name in ["agent", "source"] {
+                let context = container(&pod, name).security_context.as_ref().unwrap();
+                assert_eq!(context.allow_privilege_escalation, Some(false));
+                assert_eq!(context.read_only_root_filesystem, Some(true));
+                assert_eq!(context.seccomp_profile, None, "the pod's RuntimeDefault");
+            }
+            let context = container(&pod, "build").security_context.as_ref().unwrap();
+            assert_eq!(context.privileged, None);
+            assert_eq!(
+                context.run_as_user,
+                Some(if builder == Builder::Buildah { 0 } else { USER })
+            );
+            for name in ["agent", "source", "build"] {
+                let resources = container(&pod, name).resources.as_ref().unwrap();
+                assert_eq!(resources.requests, resources.limits);
+                assert_eq!(resources.limits.as_ref().unwrap().len(), 3);
+            }
+        }
+    }
+
+    #[test]
+    fn resources_and_overhead_are_added_up() {
+        let mut config = Config::default();
+        config.overhead.cpu = Some(CpuMillis(500));
+        let pod = made(&config, Builder::Buildkit);
+        let limits = container(&pod, "build")
+            .resources
+            .as_ref()
+            .unwrap()
+            .limits
+            .clone()
+            .unwrap();
+        assert_eq!(limits["cpu"].0, "2500m");
+        assert_eq!(limits["memory"].0, "4224Mi");
+        assert_eq!(limits["ephemeral-storage"].0, "20Gi");
+        let limits = container(&pod, "source")
+            .resources
+            .as_ref()
+            .unwrap()
+            .limits
+            .clone()
+            .unwrap();
+        assert_eq!(limits["memory"].0, "4Gi");
+    }
+
+    #[test]
+    fn a_template_is_merged_and_safety_wins() {
+        let config: Config = toml::from_str(
+            r#"
+            [pod_template.metadata.labels]
+            team = "infra"
+            "kiln.build/installation" = "stolen"
+            [pod_template.spec]
+            automountServiceAccountToken = true
+            hostNetwork = true
+            hostPID = true
+            restartPolicy = "Always"
+            nodeSelector = { pool = "builds" }
+            hostAliases = [{ ip = "10.0.0.1", hostnames = ["git.example"] }]
+            tolerations = [{ key = "builds", operator = "Exists" }]
+            volumes = [{ name = "ca", configMap = { name = "ca" } }]
+            [[pod_template.spec.containers]]
+            name = "build"
+            command = ["sh"]
+            env = [{ name = "HTTPS_PROXY", value = "http://proxy.example" }]
+            volumeMounts = [{ name = "ca", mountPath = "/ca" }]
+            securityContext = { privileged = true }
+            [[pod_template.spec.containers]]
+            name = "monitor"
+            image = "monitor"
+            "#,
+        )
+        .unwrap();
+        let pod = made(&config, Builder::Buildkit);
+        let labels = pod.metadata.labels.as_ref().unwrap();
+        assert_eq!(
+            (labels["team"].as_str(), labels[INSTALLATION].as_str()),
+            ("infra", "default")
+        );
+        let spec = pod.spec.as_ref().unwrap();
+        assert_eq!(spec.automount_service_account_token, Some(false));
+        assert_eq!(spec.host_network, Some(true));
+        assert_eq!(spec.host_pid, None);
+        assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
+        assert_eq!(spec.node_selector.as_ref().unwrap()["pool"], "builds");
+        assert_eq!(spec.host_aliases.as_ref().unwrap()[0].ip, "10.0.0.1");
+        assert_eq!(spec.tolerations.as_ref().unwrap().len(), 3);
+        assert!(spec.volumes.as_ref().unwrap().iter().any(|volume| volume.name == "ca"));
+        let names: Vec<&str> = spec
+            .containers
+            .iter()
+            .map(|container| container.name.as_str())
+            .collect();
+        assert_eq!(names, ["build", "monitor"]);
+        let build = container(&pod, "build");
+        assert_eq!(build.command.as_ref().unwrap()[0], "/kiln/bin/kiln-agent");
+        assert_eq!(build.env.as_ref().unwrap()[0].name, "HTTPS_PROXY");
+        assert_eq!(build.image.as_deref(), Some(Config::default().buildkit_image.as_str()));
+        let context = build.security_context.as_ref().unwrap();
+        assert_eq!((context.privileged, context.run_as_user), (None, Some(USER)));
+        let mounts: Vec<&str> = build
+            .volume_mounts
+            .iter()
+            .flatten()
+            .map(|mount| mount.mount_path.as_str())
+            .collect();
+        assert!(mounts.contains(&"/ca") && mounts.contains(&STORAGE_DIR));
+    }
+
+    #[test]
+    fn a_deadline_stays_within_what_kubernetes_takes() {
+        let mut assignment = assignment(Builder::Buildkit);
+        assignment.spec.timeout_seconds = u32::MAX;
+        let pod = build(&Config::default(), &[], &assignment).unwrap();
+        assert_eq!(pod.spec.unwrap().active_deadline_seconds, Some(i32::MAX.into()));
+    }
+
+    #[test]
+    fn buildah_without_an_image_is_refused() {
+        let failure = build(&Config::default(), &[], &assignment(Builder::Buildah)).unwrap_err();
+        assert!(failure.message.contains("kubernetes.buildah_image"));
+    }
+
+    #[test]
+    fn what_no_annotation_can_hold_is_refused() {
+        let mut assignment = assignment(Builder::Buildkit);
+        for number in 0..70 {
+            assignment
+                .spec
+                .build_args
+                .insert(format!("A{number}").parse().unwrap(), "x".repeat(4096).parse().unwrap());
+        }
+        let failure = build(&Config::default(), &[], &assignment).unwrap_err();
+        assert_eq!(failure.code, FailureCode::SourceFailed);
+        assert!(failure.message.contains("git repository"));
+    }
+}
