@@ -180,8 +180,8 @@ fn pod_failure(status: &PodStatus) -> Option<Failure> {
 
 /// Whether no container runs any more, of those that have begun.
 fn all_ended(status: &PodStatus) -> bool {
-    let mut states = statuses(status).filter_map(|container| container.state.as_ref());
-    !states.any(|state| state.running.is_some())
+    let mut running = statuses(status).filter_map(|container| container.state.as_ref()?.running.as_ref());
+    running.next().is_none()
 }
 
 /// What the containers' ends say.
