@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// How long the log of an attempt that was removed by force may still take to arrive.
+const REMOVED_LOG_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Why a driver stopped before its attempt's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stopped {
@@ -90,12 +93,22 @@ impl<'a, R: Runner> Driver<'a, R> {
         let mut observed = self.context.runner.observe(self.lease.attempt);
         let end = match self.launch().await? {
             Launch::Over => return Ok(()),
-            Launch::Vanished => End::vanished(),
+            Launch::Vanished => {
+                self.remove().await;
+                End::vanished()
+            }
             Launch::Runs => {
                 let hurry = CancellationToken::new();
                 let mut pump = self.start_pump(observed.clone(), hurry.clone());
                 let end = self.follow(&mut observed, &mut pump).await?;
-                self.drain(&mut pump, &hurry).await?;
+                let patience = if end.forced {
+                    // Nothing may run on once the build is declared over, or is tried again.
+                    self.remove().await;
+                    REMOVED_LOG_PATIENCE
+                } else {
+                    seconds(self.context.config.log_drain_timeout_seconds)
+                };
+                self.drain(&mut pump, &hurry, patience).await?;
                 end
             }
         };
@@ -359,13 +372,12 @@ impl<'a, R: Runner> Driver<'a, R> {
     }
 
     /// Waits until the log is in the journal, within limits.
-    async fn drain(&self, pump: &mut Pump, hurry: &CancellationToken) -> Result<(), Stopped> {
+    async fn drain(&self, pump: &mut Pump, hurry: &CancellationToken, patience: Duration) -> Result<(), Stopped> {
         if pump.is_done() {
             return Ok(());
         }
-        let limit = seconds(self.context.config.log_drain_timeout_seconds);
         let hurry_up = async {
-            tokio::time::sleep(limit).await;
+            tokio::time::sleep(patience).await;
             hurry.cancel();
             std::future::pending::<()>().await;
         };
@@ -378,10 +390,6 @@ impl<'a, R: Runner> Driver<'a, R> {
 
     /// Decides what the attempt's end means and stores it.
     async fn conclude(mut self, end: End) -> Result<(), Stopped> {
-        if end.forced {
-            // Nothing may run on once the build has been declared over, or is tried again.
-            self.remove().await;
-        }
         let outcome = match end.outcome {
             Outcome::Succeeded => self.check_success(end.digest).await,
             Outcome::Failed(failure) => Err(failure),
@@ -612,7 +620,7 @@ impl End {
                 "The build's pod was deleted by something other than Kiln, or was lost with its node.",
             )),
             digest: None,
-            forced: true,
+            forced: false,
         }
     }
 }

@@ -126,6 +126,20 @@ pub async fn create(pool: &PgPool, new: NewBuild, key: Option<IdempotencyKey>) -
     };
 
     let mut transaction = pool.begin().await?;
+    let outcome = create_once(&mut transaction, new, &key).await;
+    // Ended here and not by dropping it, because its lock would outlive this call.
+    match outcome {
+        Ok(CreateOutcome::Created(_)) => transaction.commit().await?,
+        _ => transaction.rollback().await?,
+    }
+    outcome.or_else(unknown_project)
+}
+
+async fn create_once(
+    transaction: &mut PgConnection,
+    new: NewBuild,
+    key: &IdempotencyKey,
+) -> Result<CreateOutcome, Error> {
     // Taken by a request that is being stored at this moment; the lock goes with the transaction.
     let free = sqlx::query_scalar!(
         r#"SELECT pg_try_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0)) AS "free!""#,
@@ -148,14 +162,11 @@ pub async fn create(pool: &PgPool, new: NewBuild, key: Option<IdempotencyKey>) -
         if used.body_hash != key.body_hash {
             return Ok(CreateOutcome::KeyReused);
         }
-        let build = get_in(&mut transaction, BuildId(used.build_id)).await?;
+        let build = get_in(transaction, BuildId(used.build_id)).await?;
         return Ok(CreateOutcome::Replayed(build.ok_or(Error::Conflict)?));
     }
     let project = new.project.clone();
-    let build = match insert(&mut transaction, new).await {
-        Ok(build) => build,
-        Err(error) => return unknown_project(error),
-    };
+    let build = insert(&mut *transaction, new).await?;
     sqlx::query!(
         "INSERT INTO idempotency_keys (project, key, body_hash, build_id) VALUES ($1, $2, $3, $4)",
         project.as_str(),
@@ -163,9 +174,8 @@ pub async fn create(pool: &PgPool, new: NewBuild, key: Option<IdempotencyKey>) -
         key.body_hash.as_slice(),
         build.id.0,
     )
-    .execute(&mut *transaction)
+    .execute(transaction)
     .await?;
-    transaction.commit().await?;
     Ok(CreateOutcome::Created(build))
 }
 

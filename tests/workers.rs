@@ -1,0 +1,10 @@
+//! The store, the journal and the engine on a real Postgres. Attempts run in a simulated runner, because killing,
+//! losing and racing them must happen at chosen moments; `tests/cluster` does the same to real pods.
+
+mod workers {
+    mod engine;
+    mod journal;
+    mod queue;
+    mod sim;
+    mod support;
+}

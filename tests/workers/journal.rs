@@ -1,0 +1,184 @@
+//! One sequence a build; readers never skip.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::Utc;
+use kiln::{
+    domain::{
+        event::{Event, Log, LogStream, StepName},
+        id::ReplicaId,
+    },
+    journal::{AppendError, Reader, Signals, Writer},
+    store::{
+        self, Lease,
+        entries::pack,
+        journal::{Append, Appended, LogCursor, StepCursor},
+        leases,
+        queue::{ClaimLimits, claim},
+    },
+};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use super::support::create;
+
+fn log(text: String) -> Event {
+    Event::Log(Log {
+        step: StepName::Build,
+        stream: LogStream::Stdout,
+        at: chrono::DateTime::UNIX_EPOCH,
+        text,
+        partial: false,
+        replaced: 0,
+    })
+}
+
+fn cursor(line: u64) -> LogCursor {
+    let mut cursor = LogCursor::default();
+    if line > 0 {
+        cursor.0.insert(
+            StepName::Build,
+            StepCursor {
+                line,
+                at_ms: line,
+                ended: false,
+            },
+        );
+    }
+    cursor
+}
+
+async fn leases(pool: &PgPool, count: usize) -> Vec<Lease> {
+    for _ in 0..count {
+        create(pool).await;
+    }
+    let owner = ReplicaId::new();
+    leases::register(pool, owner, "test", Duration::from_secs(60))
+        .await
+        .expect("registers");
+    let limits = ClaimLimits { batch: 64, live: 1000 };
+    claim(pool, owner, limits, "pod-", Utc::now())
+        .await
+        .expect("claims")
+        .into_iter()
+        .map(|claimed| claimed.lease)
+        .collect()
+}
+
+#[sqlx::test]
+async fn concurrent_readers_see_every_entry_once_and_in_order(pool: PgPool) {
+    const LINES: u64 = 200;
+    let leases = leases(&pool, 8).await;
+    let (signals, exchange) = Signals::new(pool.clone());
+    let (writer, flusher) = Writer::new(pool.clone(), signals.clone());
+    let stop = CancellationToken::new();
+    let tasks = [
+        tokio::spawn(exchange.run(stop.clone())),
+        tokio::spawn(flusher.run(stop.clone())),
+    ];
+
+    let mut readers = tokio::task::JoinSet::new();
+    for lease in leases.iter().cycle().take(24) {
+        let (pool, signals, build) = (pool.clone(), signals.clone(), lease.attempt.build);
+        readers.spawn(async move {
+            let mut reader = Reader::open(&pool, &signals, build, 0)
+                .await
+                .expect("opens")
+                .expect("exists")
+                .reader;
+            let (mut last, mut text) = (0, String::new());
+            while let Some(page) = reader.next().await.expect("reads") {
+                for (seq, event) in page {
+                    assert_eq!(seq, last + 1, "{build} skipped or repeated");
+                    last = seq;
+                    if let Event::Log(log) = event {
+                        text.push_str(&log.text);
+                    }
+                }
+            }
+            text
+        });
+    }
+    let mut writers = tokio::task::JoinSet::new();
+    for lease in leases.clone() {
+        let (writer, pool, signals) = (writer.clone(), pool.clone(), signals.clone());
+        writers.spawn(async move {
+            for line in (0..LINES).step_by(2) {
+                let events = [log(format!("{line}\n")), log(format!("{}\n", line + 1))];
+                writer
+                    .append(lease, cursor(line), cursor(line + 2), &events)
+                    .await
+                    .expect("appends");
+            }
+            let now = Utc::now();
+            let state = store::leases::held(&pool, &lease).await.expect("reads").expect("held");
+            let running = state.clone().run(now).expect("legal");
+            let facts = store::transitions::AttemptFacts::default();
+            store::transitions::apply(&pool, &lease, state.name(), &running, &facts, now)
+                .await
+                .expect("writes");
+            let done = running.clone().succeed(None, now).expect("legal");
+            let head = store::transitions::apply(&pool, &lease, running.name(), &done, &facts, now)
+                .await
+                .expect("writes");
+            signals.head(lease.attempt.build, head);
+        });
+    }
+    writers.join_all().await;
+    let expected: String = (0..LINES).map(|line| format!("{line}\n")).collect();
+    for text in readers.join_all().await {
+        assert_eq!(text, expected);
+    }
+    assert_eq!(signals.heads().watched(), 0);
+    drop(writer);
+    stop.cancel();
+    for task in tasks {
+        task.await.expect("ends");
+    }
+}
+
+#[sqlx::test]
+async fn an_append_that_is_repeated_is_done_once(pool: PgPool) {
+    let lease = leases(&pool, 1).await[0];
+    let append = Append {
+        lease,
+        from: cursor(0),
+        to: cursor(1),
+        packed: pack(&[log("once\n".to_owned())]),
+    };
+    let first = store::journal::append(&pool, std::slice::from_ref(&append))
+        .await
+        .expect("appends");
+    let second = store::journal::append(&pool, std::slice::from_ref(&append))
+        .await
+        .expect("appends");
+    assert_eq!(first, [Appended::Durable(3)]);
+    assert_eq!(second, first);
+    let page = store::journal::read(&pool, lease.attempt.build, 0)
+        .await
+        .expect("reads");
+    let logs = page.iter().filter(|(_, event)| matches!(event, Event::Log(_))).count();
+    assert_eq!(logs, 1);
+}
+
+#[sqlx::test]
+async fn a_lost_lease_appends_nothing_and_spares_the_others(pool: PgPool) {
+    let leases = leases(&pool, 2).await;
+    let stale = Lease {
+        epoch: leases[0].epoch - 1,
+        ..leases[0]
+    };
+    let (signals, _exchange) = Signals::new(pool.clone());
+    let (writer, flusher) = Writer::new(pool.clone(), signals);
+    let flusher = tokio::spawn(flusher.run(CancellationToken::new()));
+    let writer = Arc::new(writer);
+    let (events, from, to) = ([log("x\n".to_owned())], cursor(0), cursor(1));
+    let (lost, kept) = tokio::join!(
+        writer.append(stale, from.clone(), to.clone(), &events),
+        writer.append(leases[1], from.clone(), to.clone(), &events),
+    );
+    assert_eq!(lost, Err(AppendError::LeaseLost));
+    assert!(kept.is_ok());
+    drop(writer);
+    flusher.await.expect("ends");
+}

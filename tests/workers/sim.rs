@@ -1,0 +1,274 @@
+//! A runner whose attempts do what the test says, and that remembers what was asked of it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use chrono::Utc;
+use kiln::{
+    domain::{
+        build::Assignment,
+        event::StepName,
+        failure::{Failure, FailureCode},
+        id::AttemptId,
+    },
+    runner::{
+        LaunchError, Launched, LogEnd, LogPosition, LogReader, Observation, Outcome, PendingReason, Readiness, Runner,
+        RunnerError, StepEnd, StepObservation,
+    },
+};
+use kiln_agent::wire::{
+    frame::{Frame, Stream},
+    report::{Exit, Report},
+};
+use tokio::sync::{mpsc, watch};
+
+/// What attempts do.
+#[derive(Clone, Debug)]
+pub(super) enum Script {
+    /// Print so many lines and end well.
+    Succeed(u64),
+    /// Print so many lines and go on until told to stop, or ended by the test.
+    Hang(u64),
+    /// Wait for a node for ever.
+    Pending,
+    /// End badly with this.
+    Fail(FailureCode),
+    /// As the element of this attempt's number; the last for all further ones.
+    Each(Vec<Script>),
+}
+
+struct Attempt {
+    observation: watch::Sender<Observation>,
+    lines: u64,
+}
+
+struct Inner {
+    script: Script,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    launches: BTreeMap<AttemptId, u32>,
+}
+
+/// Shared by every worker of a test, as a cluster is.
+#[derive(Clone)]
+pub(super) struct SimRunner {
+    inner: Arc<Mutex<Inner>>,
+    readiness: Arc<watch::Sender<Readiness>>,
+}
+
+fn step(step: StepName, end: Option<(bool, u64)>) -> StepObservation {
+    StepObservation {
+        step,
+        started_at: Utc::now(),
+        end: end.map(|(succeeded, lines)| StepEnd {
+            succeeded,
+            at: Utc::now(),
+            report: Some(Report {
+                exit: Exit::Code(i32::from(!succeeded)),
+                lines,
+                bytes: lines,
+                commit: None,
+                digest: Some(format!("sha256:{}", "a".repeat(64))),
+                problem: None,
+                tail: String::new(),
+            }),
+        }),
+    }
+}
+
+fn finished(lines: u64, outcome: Outcome) -> Observation {
+    Observation::Finished {
+        node: Some("node".to_owned()),
+        steps: vec![
+            step(StepName::Source, Some((true, 0))),
+            step(StepName::Build, Some((outcome == Outcome::Succeeded, lines))),
+        ],
+        outcome,
+    }
+}
+
+impl SimRunner {
+    pub(super) fn new(script: Script) -> Self {
+        Self {
+            inner: Arc::new(Mutex::new(Inner {
+                script,
+                attempts: BTreeMap::new(),
+                launches: BTreeMap::new(),
+            })),
+            readiness: Arc::new(watch::Sender::new(Readiness::Ready)),
+        }
+    }
+
+    pub(super) fn set_ready(&self, readiness: Readiness) {
+        self.readiness.send_replace(readiness);
+    }
+
+    /// Attempts that exist now.
+    pub(super) fn attempts(&self) -> Vec<AttemptId> {
+        self.inner.lock().unwrap().attempts.keys().copied().collect()
+    }
+
+    /// How often each attempt was made, adoptions not counted.
+    pub(super) fn launches(&self) -> BTreeMap<AttemptId, u32> {
+        self.inner.lock().unwrap().launches.clone()
+    }
+
+    /// Ends every attempt that runs.
+    pub(super) fn finish_all(&self) {
+        for attempt in self.inner.lock().unwrap().attempts.values() {
+            attempt
+                .observation
+                .send_replace(finished(attempt.lines, Outcome::Succeeded));
+        }
+    }
+
+    /// Somebody else deletes every pod.
+    pub(super) fn vanish_all(&self) {
+        for (_, attempt) in std::mem::take(&mut self.inner.lock().unwrap().attempts) {
+            let steps = attempt.observation.borrow().steps().to_vec();
+            attempt.observation.send_replace(Observation::Gone { steps });
+        }
+    }
+}
+
+fn begin(script: &Script, attempt: AttemptId) -> (Observation, u64) {
+    let running = |lines| {
+        let steps = vec![step(StepName::Source, Some((true, 0))), step(StepName::Build, None)];
+        (
+            Observation::Running {
+                node: Some("node".to_owned()),
+                steps,
+            },
+            lines,
+        )
+    };
+    match script {
+        Script::Succeed(lines) => (finished(*lines, Outcome::Succeeded), *lines),
+        Script::Hang(lines) => running(*lines),
+        Script::Pending => (
+            Observation::Pending {
+                node: None,
+                since: Utc::now(),
+                reason: PendingReason::Unscheduled(Some("0/2 nodes are available".to_owned())),
+            },
+            0,
+        ),
+        Script::Fail(code) => (finished(3, Outcome::Failed(Failure::new(*code, "as scripted"))), 3),
+        Script::Each(scripts) => {
+            let index = (attempt.number as usize - 1).min(scripts.len() - 1);
+            begin(&scripts[index], attempt)
+        }
+    }
+}
+
+impl Runner for SimRunner {
+    const NAME_PREFIX: &'static str = "sim-";
+
+    async fn launch(&self, assignment: &Assignment) -> Result<Launched, LaunchError> {
+        let attempt = assignment.attempt;
+        let mut inner = self.inner.lock().unwrap();
+        let name = format!("{}{attempt}", Self::NAME_PREFIX);
+        let (observation, lines) = begin(&inner.script, attempt);
+        let exists = inner.launches.contains_key(&attempt) && inner.attempts.contains_key(&attempt);
+        if exists {
+            return Ok(Launched { name, adopted: true });
+        }
+        *inner.launches.entry(attempt).or_default() += 1;
+        let entry = inner.attempts.entry(attempt).or_insert_with(|| Attempt {
+            observation: watch::Sender::new(Observation::Unseen),
+            lines,
+        });
+        entry.lines = lines;
+        entry.observation.send_replace(observation);
+        Ok(Launched { name, adopted: false })
+    }
+
+    fn observe(&self, attempt: AttemptId) -> watch::Receiver<Observation> {
+        self.inner
+            .lock()
+            .unwrap()
+            .attempts
+            .entry(attempt)
+            .or_insert_with(|| Attempt {
+                observation: watch::Sender::new(Observation::Unseen),
+                lines: 0,
+            })
+            .observation
+            .subscribe()
+    }
+
+    fn read_log(&self, attempt: AttemptId, step: StepName, after: LogPosition) -> LogReader {
+        let (sender, chunks) = mpsc::channel(4);
+        let (mut observed, lines) = {
+            let inner = self.inner.lock().unwrap();
+            match inner.attempts.get(&attempt) {
+                Some(entry) => (entry.observation.subscribe(), entry.lines),
+                None => {
+                    return LogReader {
+                        chunks,
+                        end: tokio::spawn(async { LogEnd::Lost("the pod is gone".to_owned()) }),
+                    };
+                }
+            }
+        };
+        let end = tokio::spawn(async move {
+            if step == StepName::Build {
+                // Begins too early on purpose: readers go by the numbers.
+                for number in after.line.saturating_sub(2).max(1)..=lines {
+                    let mut line = Vec::new();
+                    Frame {
+                        number,
+                        at_ms: 1_760_000_000_000 + number,
+                        stream: Stream::Stdout,
+                        partial: false,
+                        text: format!("line {number}").as_bytes(),
+                    }
+                    .encode(&mut line);
+                    if sender.send(Bytes::from(line)).await.is_err() {
+                        return LogEnd::Complete;
+                    }
+                }
+            }
+            let over = observed
+                .wait_for(|seen| match seen {
+                    Observation::Gone { .. } => true,
+                    seen => seen.steps().iter().any(|seen| seen.step == step && seen.end.is_some()),
+                })
+                .await;
+            match over.as_deref() {
+                Ok(Observation::Gone { .. }) | Err(_) => LogEnd::Lost("the pod is gone".to_owned()),
+                Ok(_) => LogEnd::Complete,
+            }
+        });
+        LogReader { chunks, end }
+    }
+
+    async fn stop(&self, attempt: AttemptId) -> Result<(), RunnerError> {
+        if let Some(attempt) = self.inner.lock().unwrap().attempts.get(&attempt) {
+            let stopped = Failure::new(FailureCode::Internal, "stopped");
+            attempt.observation.send_if_modified(|observation| {
+                let runs = matches!(observation, Observation::Running { .. });
+                if runs {
+                    *observation = finished(attempt.lines, Outcome::Failed(stopped));
+                }
+                runs
+            });
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, attempt: AttemptId) -> Result<(), RunnerError> {
+        self.inner.lock().unwrap().attempts.remove(&attempt);
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<AttemptId>, RunnerError> {
+        Ok(self.attempts())
+    }
+
+    fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+}
