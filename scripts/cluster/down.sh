@@ -34,7 +34,7 @@ empty() {
 kill_shims() {
     local cmdline pid
     for cmdline in /proc/[0-9]*/cmdline; do
-        if tr '\0' ' ' <"$cmdline" 2>/dev/null | grep -q "containerd-shim.* -address $RUN/"; then
+        if { tr '\0' ' ' <"$cmdline"; } 2>/dev/null | grep -q "containerd-shim.* -address $RUN/"; then
             pid=${cmdline#/proc/}
             pid=${pid%/cmdline}
             kill -KILL "$pid" 2>/dev/null || true
