@@ -1,3 +1,4 @@
 //! Wiring: what makes a program of the other modules.
 
+pub mod openapi;
 pub mod postgres;

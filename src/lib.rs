@@ -3,6 +3,7 @@
 pub mod app;
 pub mod domain;
 pub mod engine;
+pub mod http;
 pub mod journal;
 pub mod runner;
 pub mod store;

@@ -65,21 +65,24 @@ impl fmt::Display for Builder {
 }
 
 /// An accepted request. Serialises to the `spec` that the API shows; it holds no secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BuildSpec {
     /// Where the source comes from.
     pub source: Source,
     /// The Dockerfile, relative to the context.
     pub dockerfile: RelPath,
     /// `ARG` values.
+    #[schema(value_type = BTreeMap<String, String>)]
     pub build_args: BTreeMap<BuildArgName, BuildArgValue>,
     /// The stage to build; the last one when absent.
     pub target: Option<StageName>,
     /// What the image is to run on; at least one.
     pub platforms: Vec<Platform>,
     /// Set on the image, and searchable.
+    #[schema(value_type = BTreeMap<String, String>)]
     pub labels: BTreeMap<LabelKey, LabelValue>,
     /// Names to give to the image; at least one when it is pushed.
+    #[schema(value_type = Vec<String>, example = json!(["registry.example/team/app:1"]))]
     pub images: Vec<ImageRef>,
     /// Whether to push the image under all its names.
     pub push: bool,
@@ -92,5 +95,6 @@ pub struct BuildSpec {
     /// Higher goes first within a project.
     pub priority: i16,
     /// Free-form notes of the caller; shown, never interpreted.
+    #[schema(value_type = Object)]
     pub annotations: BTreeMap<String, Value>,
 }

@@ -3,11 +3,12 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Invalid;
 
 /// What a build may use: requests and limits of its pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Resources {
     /// Processor time.
     pub cpu: CpuMillis,
@@ -18,8 +19,9 @@ pub struct Resources {
 }
 
 /// Processor time in thousandths of a core; written `2`, `0.5` or `500m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "2")]
 pub struct CpuMillis(pub u32);
 
 impl FromStr for CpuMillis {
@@ -61,8 +63,9 @@ impl fmt::Display for CpuMillis {
 }
 
 /// An amount of bytes; written `512Mi`, `4Gi`, `500M` or as a plain number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "4Gi")]
 pub struct MemoryBytes(pub u64);
 
 const UNITS: [(&str, u64); 8] = [

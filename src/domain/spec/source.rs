@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use url::Url;
+use utoipa::ToSchema;
 
 use super::{Invalid, text::checked_text};
 
 /// The source of a build.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Source {
     /// A git repository.
@@ -43,8 +44,9 @@ impl Source {
 }
 
 /// A git repository's address: `http`, `https` or `ssh`, with no password in it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "https://git.example/team/app.git")]
 pub struct GitUrl(Url);
 
 impl GitUrl {
@@ -221,8 +223,9 @@ impl RelPath {
 }
 
 /// A source small enough to come with the request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
+#[schema(value_type = BTreeMap<String, String>)]
 pub struct InlineFiles(BTreeMap<RelPath, String>);
 
 impl InlineFiles {

@@ -1,0 +1,25 @@
+//! The REST API. [`router`] has the table of operations; each operation has a file of its own. Everything that can go
+//! wrong is an [`error::ApiError`], and [`problem`] says how each is told to callers.
+
+mod accept;
+mod auth;
+mod body;
+mod builds;
+mod error;
+mod metrics;
+mod operations;
+mod path;
+mod problem;
+mod projects;
+mod query;
+mod request_id;
+mod router;
+mod state;
+mod stream;
+pub mod token;
+
+pub use self::{
+    metrics::Metrics,
+    router::{openapi, router},
+    state::{App, Health},
+};

@@ -1,0 +1,158 @@
+//! Who is calling, and what they may do.
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, header, request::Parts},
+};
+
+use super::{
+    error::{ApiError, Missing, TokenProblem},
+    state::App,
+    token::BearerToken,
+};
+use crate::{
+    domain::{
+        build::Build,
+        project::{ProjectName, Scope},
+    },
+    store,
+};
+
+/// The bearer of a valid token.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    project: ProjectName,
+    scopes: Vec<Scope>,
+}
+
+impl Caller {
+    /// The token's own project.
+    pub(super) const fn project(&self) -> &ProjectName {
+        &self.project
+    }
+
+    /// Whether the token allows what `scope` allows within its own project.
+    pub(super) fn covers(&self, scope: Scope) -> bool {
+        self.scopes.iter().any(|held| held.covers(scope))
+    }
+
+    /// Whether the token may act in every project.
+    pub(super) fn is_admin(&self) -> bool {
+        self.covers(Scope::Admin)
+    }
+
+    /// Whether the token may know of a project at all.
+    pub(super) fn sees(&self, project: &ProjectName) -> bool {
+        self.is_admin() || *project == self.project
+    }
+
+    /// Refuses a caller whose token doesn't cover `scope`.
+    pub(super) fn require(&self, scope: Scope) -> Result<(), ApiError> {
+        if self.covers(scope) {
+            Ok(())
+        } else {
+            Err(ApiError::Forbidden(scope))
+        }
+    }
+
+    /// Refuses a caller who may not do what `scope` allows in `project`. Another's project isn't there.
+    pub(super) fn require_in(&self, project: &ProjectName, scope: Scope) -> Result<(), ApiError> {
+        if self.sees(project) {
+            self.require(scope)
+        } else {
+            Err(ApiError::NotFound(Missing::Project))
+        }
+    }
+
+    /// The build, if the caller may know of it.
+    pub(super) fn own(&self, build: Option<Build>) -> Result<Build, ApiError> {
+        build
+            .filter(|build| self.sees(&build.project))
+            .ok_or(ApiError::NotFound(Missing::Build))
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<BearerToken, TokenProblem> {
+    let header = headers.get(header::AUTHORIZATION).ok_or(TokenProblem::Missing)?;
+    let (scheme, token) = header
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .ok_or(TokenProblem::Malformed)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(TokenProblem::Malformed);
+    }
+    BearerToken::parse(token.trim()).ok_or(TokenProblem::Malformed)
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let refuse = ApiError::Unauthenticated;
+        let sent = bearer(&parts.headers).map_err(refuse)?;
+        let token = store::tokens::by_hash(&app.pool, &sent.hash())
+            .await?
+            .ok_or(refuse(TokenProblem::Unknown))?;
+        if token.expires_at.is_some_and(|expires_at| expires_at <= app.clock.now()) {
+            return Err(refuse(TokenProblem::Expired));
+        }
+        Ok(Self {
+            project: token.project,
+            scopes: token.scopes,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_is_read_by_its_form() {
+        let token = BearerToken::from_random([1; 32]);
+        let read = |value: Option<String>| {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(header::AUTHORIZATION, value.parse().expect("a header value"));
+            }
+            bearer(&headers)
+        };
+        let secret = token.expose();
+        assert_eq!(read(None), Err(TokenProblem::Missing));
+        assert_eq!(read(Some(format!("Bearer {secret}"))), Ok(token.clone()));
+        assert_eq!(read(Some(format!("bearer  {secret}"))), Ok(token.clone()));
+        for bad in [
+            secret.to_owned(),
+            format!("Basic {secret}"),
+            "Bearer x".to_owned(),
+            "Bearer".to_owned(),
+        ] {
+            assert_eq!(read(Some(bad)), Err(TokenProblem::Malformed));
+        }
+    }
+
+    #[test]
+    fn only_admins_see_other_projects() {
+        let name = |text: &str| text.parse::<ProjectName>().expect("a name");
+        let caller = |scope| Caller {
+            project: name("mine"),
+            scopes: vec![scope],
+        };
+        let owner = caller(Scope::ProjectAdmin);
+        assert!(owner.require_in(&name("mine"), Scope::BuildsWrite).is_ok());
+        assert!(matches!(
+            owner.require_in(&name("other"), Scope::BuildsRead),
+            Err(ApiError::NotFound(Missing::Project))
+        ));
+        assert!(
+            caller(Scope::Admin)
+                .require_in(&name("other"), Scope::ProjectAdmin)
+                .is_ok()
+        );
+        assert!(matches!(
+            caller(Scope::BuildsRead).require_in(&name("mine"), Scope::BuildsWrite),
+            Err(ApiError::Forbidden(Scope::BuildsWrite))
+        ));
+    }
+}

@@ -1,0 +1,55 @@
+//! JSON bodies, as values that haven't been judged yet.
+
+use std::time::Duration;
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request},
+    http::header,
+};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::Value;
+
+use super::error::ApiError;
+
+/// Largest accepted body, in bytes.
+pub(super) const MAX_BODY: usize = 1 << 20;
+/// How long a body may take to arrive.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The JSON value of a request's body.
+pub(super) struct JsonBody(pub(super) Value);
+
+impl<S: Send + Sync> FromRequest<S> for JsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        if !is_json(&request) {
+            return Err(ApiError::UnsupportedMediaType);
+        }
+        let bytes = tokio::time::timeout(TIMEOUT, read(request))
+            .await
+            .map_err(|_| ApiError::BodyTimeout)??;
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(ApiError::MalformedJson)
+    }
+}
+
+/// Whether the body is declared as JSON, or not declared at all.
+fn is_json(request: &Request) -> bool {
+    let Some(value) = request.headers().get(header::CONTENT_TYPE) else {
+        return true;
+    };
+    let Ok(text) = value.to_str() else { return false };
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+async fn read(request: Request) -> Result<Bytes, ApiError> {
+    match Limited::new(request.into_body(), MAX_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge(MAX_BODY)),
+        Err(_) => Err(ApiError::BodyIncomplete),
+    }
+}

@@ -1,0 +1,9 @@
+//! `/v1/builds`.
+
+pub(super) mod cancel;
+pub(super) mod create;
+pub(super) mod events;
+pub(super) mod get;
+pub(super) mod list;
+pub(super) mod logs;
+mod view;

@@ -1,0 +1,132 @@
+//! The request of `POST /v1/builds` as the API's description shows it. What is accepted is decided by
+//! [`crate::domain::spec::request`]; a test holds the two together.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::{
+    project::ProjectName,
+    spec::{
+        Builder, CommitId, CpuMillis, GitRef, GitUrl, ImageRef, InlineFiles, MemoryBytes, Platform, RelPath, StageName,
+    },
+};
+
+/// A build to be made.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[serde(default)]
+pub(super) struct CreateBuild {
+    /// The project that is to own it; the token's own when absent.
+    project: Option<ProjectName>,
+    /// Where the source comes from.
+    #[schema(required = true, nullable = false)]
+    source: Option<CreateSource>,
+    /// The Dockerfile, relative to the context.
+    #[schema(default = "Dockerfile")]
+    dockerfile: Option<RelPath>,
+    /// Reserved; must be null.
+    #[schema(value_type = Option<Object>)]
+    template: (),
+    /// `ARG` values.
+    build_args: BTreeMap<String, String>,
+    /// The stage to build; the last one when absent.
+    target: Option<StageName>,
+    /// What the image is to run on: exactly one of those that the installation offers.
+    platforms: Option<Vec<Platform>>,
+    /// Set on the image, and searchable.
+    labels: BTreeMap<String, String>,
+    /// Names to give to the image, each with its registry's host. Required unless `push` is false.
+    #[schema(value_type = Vec<String>, example = json!(["registry.example/team/app:1"]))]
+    images: Vec<ImageRef>,
+    /// Whether to push the image under all its names.
+    #[schema(default = true)]
+    push: Option<bool>,
+    /// Reserved; must be null.
+    #[schema(value_type = Option<Object>)]
+    registry_credentials: (),
+    /// Reserved; must be null.
+    #[schema(value_type = Option<Object>)]
+    cache: (),
+    /// The program that makes the image; the installation's first when absent.
+    builder: Option<Builder>,
+    /// What the build may use.
+    resources: Option<CreateResources>,
+    /// Seconds a running attempt may take.
+    #[schema(minimum = 1)]
+    timeout_seconds: Option<u32>,
+    /// Higher goes first within a project.
+    #[schema(default = 0)]
+    priority: Option<i16>,
+    /// Free-form notes of the caller; shown, never interpreted.
+    #[schema(value_type = Object)]
+    annotations: BTreeMap<String, serde_json::Value>,
+}
+
+/// Where a source comes from.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[schema(as = CreateBuildSource)]
+#[expect(dead_code, reason = "only described, never made")]
+enum CreateSource {
+    /// A git repository.
+    Git {
+        /// The repository: `https`, `http` or `ssh`, without user and password.
+        url: GitUrl,
+        /// Branch, tag or full ref name; the remote's HEAD when neither this nor `commit` is given.
+        #[serde(rename = "ref")]
+        reference: Option<GitRef>,
+        /// Full commit id; wins over `ref`.
+        commit: Option<CommitId>,
+        /// Build context within the repository; empty for its root.
+        #[schema(default = "")]
+        subdir: Option<RelPath>,
+        /// Whether to fetch submodules.
+        #[schema(default = false)]
+        submodules: Option<bool>,
+        /// Reserved; must be null.
+        #[schema(value_type = Option<Object>)]
+        credentials: (),
+    },
+    /// Files that come with the request.
+    Inline {
+        /// Path → text; at most 256 files and 128 KiB in all.
+        files: InlineFiles,
+    },
+}
+
+/// What a build may use; the installation's default for each that is absent.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CreateBuildResources)]
+struct CreateResources {
+    /// Processor time: `2`, `0.5` or `500m`.
+    cpu: Option<CpuMillis>,
+    /// Memory: `4Gi`, `512Mi`.
+    memory: Option<MemoryBytes>,
+    /// Local disk: `20Gi`.
+    disk: Option<MemoryBytes>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::domain::spec::{Limits, request::BuildRequest};
+
+    #[test]
+    fn the_description_has_the_fields_that_are_read() {
+        // Every field is named in the answer to a field that nobody knows.
+        let errors = BuildRequest::read(&json!({"?": 0}), &Limits::default()).expect_err("refused");
+        let unknown = errors.iter().find(|error| error.pointer == "/?").expect("reported");
+        let read: Vec<&str> = unknown.detail.split('`').skip(1).step_by(2).collect();
+        let Value::Object(described) = serde_json::to_value(CreateBuild::default()).expect("serialises") else {
+            panic!("an object");
+        };
+        let mut described: Vec<_> = described.keys().map(String::as_str).collect();
+        let mut sorted = read.clone();
+        sorted.sort_unstable();
+        described.sort_unstable();
+        assert_eq!(sorted, described);
+    }
+}

@@ -1,0 +1,134 @@
+//! Everything that can go wrong with a call.
+
+use std::sync::Arc;
+
+use axum::{
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+
+use crate::{
+    domain::{
+        project::Scope,
+        spec::reader::FieldError,
+        state::{IllegalTransition, StateName},
+    },
+    store,
+};
+
+/// Why a call wasn't answered as asked. [`super::problem`] turns it into a problem document.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    /// No token, or none that is valid.
+    #[error("not authenticated")]
+    Unauthenticated(TokenProblem),
+    /// The token doesn't allow it.
+    #[error("the token lacks the scope {0}")]
+    Forbidden(Scope),
+    /// A token can't give away more than it has.
+    #[error("a token can't be given scopes that its maker lacks")]
+    ScopesBeyondOwn(Vec<FieldError>),
+    /// What the path names isn't there, or isn't the caller's.
+    #[error("{0:?} not found")]
+    NotFound(Missing),
+    /// The path doesn't take this method.
+    #[error("method not allowed")]
+    MethodNotAllowed,
+    /// None of the forms that can be had is acceptable.
+    #[error("not acceptable")]
+    NotAcceptable(&'static [&'static str]),
+    /// The body didn't arrive in time.
+    #[error("the body didn't arrive in time")]
+    BodyTimeout,
+    /// The connection ended before the body did.
+    #[error("the body ended early")]
+    BodyIncomplete,
+    /// The body is larger than this many bytes.
+    #[error("the body is larger than {0} bytes")]
+    BodyTooLarge(usize),
+    /// The body isn't JSON by its Content-Type.
+    #[error("the body isn't declared as JSON")]
+    UnsupportedMediaType,
+    /// The body isn't JSON.
+    #[error("the body isn't JSON")]
+    MalformedJson(#[source] serde_json::Error),
+    /// Fields of the body are invalid.
+    #[error("fields of the body are invalid")]
+    InvalidBody(Vec<FieldError>),
+    /// Parameters of the query are invalid; the pointers hold their names.
+    #[error("parameters are invalid")]
+    InvalidQuery(Vec<FieldError>),
+    /// A header is invalid.
+    #[error("the header {name} is invalid")]
+    InvalidHeader {
+        /// Its name.
+        name: &'static str,
+        /// What would be right.
+        detail: &'static str,
+    },
+    /// The asked range begins behind the end of the text, which is this long.
+    #[error("no such range in {0} bytes")]
+    RangeNotSatisfiable(u64),
+    /// The Idempotency-Key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    IdempotencyKeyReused,
+    /// A request with the same Idempotency-Key is being carried out.
+    #[error("a request with the same idempotency key is in flight")]
+    IdempotencyKeyInFlight,
+    /// The build is over.
+    #[error("the build is over: {0}")]
+    BuildFinished(StateName),
+    /// There is a project of that name.
+    #[error("the project exists")]
+    ProjectExists,
+    /// The database.
+    #[error("the database failed")]
+    Store(#[from] store::Error),
+    /// A metric couldn't be encoded.
+    #[error("the metrics couldn't be encoded")]
+    Metrics(#[from] std::fmt::Error),
+    /// The handler panicked.
+    #[error("the handler panicked: {0}")]
+    Panic(String),
+}
+
+/// What is wrong with the caller's token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenProblem {
+    /// There is none.
+    Missing,
+    /// It doesn't have a token's form, or the header has another scheme.
+    Malformed,
+    /// Nobody knows it.
+    Unknown,
+    /// Its time is over.
+    Expired,
+}
+
+/// What wasn't found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// There is no such path.
+    Route,
+    /// The build.
+    Build,
+    /// The project.
+    Project,
+    /// The token.
+    Token,
+}
+
+impl From<IllegalTransition> for ApiError {
+    fn from(refused: IllegalTransition) -> Self {
+        Self::BuildFinished(refused.from)
+    }
+}
+
+impl IntoResponse for ApiError {
+    /// Leaves the error for [`super::problem::render`], which knows the request that it belongs to.
+    fn into_response(self) -> Response {
+        let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        response.extensions_mut().insert(Arc::new(self));
+        response
+    }
+}

@@ -1,0 +1,55 @@
+//! What paths name, checked before anything else sees it. What can't be a name isn't there: 404.
+
+use std::str::FromStr;
+
+use axum::{
+    RequestPartsExt as _,
+    extract::{FromRequestParts, RawPathParams},
+    http::request::Parts,
+};
+use uuid::Uuid;
+
+use super::error::{ApiError, Missing};
+use crate::domain::{id::BuildId, project::ProjectName};
+
+async fn parameter<T: FromStr>(parts: &mut Parts, name: &str, missing: Missing) -> Result<T, ApiError> {
+    let parameters: RawPathParams = parts.extract().await.map_err(|_| ApiError::NotFound(missing))?;
+    parameters
+        .iter()
+        .find(|(key, _)| *key == name)
+        .and_then(|(_, value)| value.parse().ok())
+        .ok_or(ApiError::NotFound(missing))
+}
+
+/// The build named by `{id}`.
+pub(super) struct BuildPath(pub(super) BuildId);
+
+impl<S: Send + Sync> FromRequestParts<S> for BuildPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parameter(parts, "id", Missing::Build).await.map(Self)
+    }
+}
+
+/// The project named by `{project}`.
+pub(super) struct ProjectPath(pub(super) ProjectName);
+
+impl<S: Send + Sync> FromRequestParts<S> for ProjectPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parameter(parts, "project", Missing::Project).await.map(Self)
+    }
+}
+
+/// The token named by `{token}`.
+pub(super) struct TokenPath(pub(super) Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for TokenPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parameter(parts, "token", Missing::Token).await.map(Self)
+    }
+}

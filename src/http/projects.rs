@@ -1,0 +1,31 @@
+//! `/v1/projects`.
+
+pub(super) mod create;
+pub(super) mod get;
+pub(super) mod list;
+pub(super) mod tokens;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{domain::project::ProjectName, store};
+
+/// A project.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Project)]
+pub(in crate::http) struct ProjectView {
+    /// Its name.
+    name: ProjectName,
+    /// When it was made.
+    created_at: DateTime<Utc>,
+}
+
+impl From<store::projects::Project> for ProjectView {
+    fn from(project: store::projects::Project) -> Self {
+        Self {
+            name: project.name,
+            created_at: project.created_at,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What the operations need.
+
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use sqlx::PgPool;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::metrics::Metrics;
+use crate::{
+    domain::{clock::Clock, id::BuildId, spec::Limits},
+    journal::Signals,
+};
+
+/// The state of the API. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The database.
+    pub pool: PgPool,
+    /// News to and from the rest of the replica.
+    pub signals: Signals,
+    /// What requests may ask for.
+    pub limits: Arc<Limits>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Random bytes that can't be guessed.
+    pub random: Random,
+    /// What `/readyz` tells beside the database.
+    pub health: Health,
+    /// Counters of the API itself.
+    pub metrics: Metrics,
+    /// Every metric of the process, for `/metrics`.
+    pub registry: Arc<Registry>,
+    /// Stands before the paths in links; without it links are paths.
+    pub external_url: Option<Url>,
+    /// Ends open streams, so that the server can drain. Clients resume on another replica.
+    pub stopping: CancellationToken,
+}
+
+impl App {
+    /// A link to a path of this API, which begins with a slash.
+    pub(super) fn link(&self, path: &str) -> String {
+        match &self.external_url {
+            Some(base) => format!("{}{path}", base.as_str().trim_end_matches('/')),
+            None => path.to_owned(),
+        }
+    }
+
+    /// Tells the rest of the replica, after a commit, that a journal has grown.
+    pub(super) fn announce(&self, build: BuildId, head: i64) {
+        self.signals.head(build, head);
+    }
+}
+
+/// Whether what Kiln depends on is there. Without a receiver the API runs alone, with no runner to ask.
+#[derive(Clone, Default)]
+pub struct Health {
+    /// The cluster, or the host with the local runner; the error says what is wrong in words for an operator.
+    pub cluster: Option<watch::Receiver<Result<(), String>>>,
+}
+
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
+
+/// A source of random bytes.
+#[derive(Clone)]
+pub struct Random(Arc<Fill>);
+
+impl Random {
+    /// A source of one's own.
+    pub fn new(fill: impl Fn(&mut [u8]) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(fill))
+    }
+
+    /// The operating system's, by way of a generator that can't be predicted.
+    pub fn system() -> Self {
+        Self::new(|bytes| rand::Rng::fill_bytes(&mut rand::rng(), bytes))
+    }
+
+    /// Random bytes.
+    pub fn bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        (self.0)(&mut bytes);
+        bytes
+    }
+
+    /// A duration somewhere between `from` and `to`.
+    pub fn between(&self, from: std::time::Duration, to: std::time::Duration) -> std::time::Duration {
+        let share = f64::from(u32::from_le_bytes(self.bytes())) / f64::from(u32::MAX);
+        from + to.saturating_sub(from).mul_f64(share)
+    }
+}

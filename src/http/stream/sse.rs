@@ -1,0 +1,142 @@
+//! Server-sent events. Every stream pulls from its reader, so a slow client costs itself only and loses nothing.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::stream;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Selection, encode};
+use crate::{
+    http::{error::ApiError, metrics::OpenStream, state::App},
+    journal::{Reader, reader::Opened},
+    store::journal::Page,
+};
+
+/// Proxies cut connections that are silent, many after a minute.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Peers that are gone without a word pile up behind proxies, so no stream lives longer than the second of these.
+const LIFETIME: (Duration, Duration) = (Duration::from_mins(25), Duration::from_mins(35));
+/// How long a client is to wait before it comes back, so that not all come back at once.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
+
+/// The sequence number that a client saw last.
+pub(in crate::http) fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, ApiError> {
+    let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    match value.to_str().ok().and_then(|text| text.parse().ok()) {
+        Some(seq) if seq >= 0 => Ok(Some(seq)),
+        _ => Err(ApiError::InvalidHeader {
+            name: "Last-Event-ID",
+            detail: "expected the id of an event of this build",
+        }),
+    }
+}
+
+/// The stream, or 204 when it was sent to its end before.
+pub(in crate::http) fn respond(app: &App, opened: Opened, selection: Selection) -> Response {
+    if opened.is_caught_up() {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    let retry = app.random.between(RETRY.0, RETRY.1).as_millis();
+    let now = Instant::now();
+    let events = Events {
+        // Headers go out with the first bytes.
+        greeting: Some(Bytes::from(format!("retry: {retry}\n: kiln\n\n"))),
+        reader: opened.reader,
+        selection,
+        keep_alive_at: now + KEEP_ALIVE,
+        close_at: now + app.random.between(LIFETIME.0, LIFETIME.1),
+        stopping: app.stopping.clone(),
+        _open: app.metrics.stream(),
+    };
+    let body = stream::unfold(events, |mut events| async move {
+        let bytes = events.next().await?;
+        Some((Ok::<_, Infallible>(bytes), events))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache, no-transform"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ]
+    .map(|(name, value)| (name, HeaderValue::from_static(value)));
+    (headers, Body::from_stream(body)).into_response()
+}
+
+struct Events {
+    greeting: Option<Bytes>,
+    reader: Reader,
+    selection: Selection,
+    keep_alive_at: Instant,
+    close_at: Instant,
+    stopping: CancellationToken,
+    _open: OpenStream,
+}
+
+impl Events {
+    /// The next bytes; `None` closes the stream. A client that has not seen `end` comes back by itself.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(greeting) = self.greeting.take() {
+            return Some(greeting);
+        }
+        let bytes = loop {
+            let page = tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return None,
+                () = tokio::time::sleep_until(self.close_at) => return None,
+                page = tokio::time::timeout_at(self.keep_alive_at, self.reader.next()) => page,
+            };
+            match page {
+                Err(_) => break Bytes::from_static(b":\n\n"),
+                Ok(Ok(None)) => return None,
+                Ok(Ok(Some(page))) => {
+                    let bytes = self.encode(&page);
+                    if !bytes.is_empty() {
+                        break bytes;
+                    }
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(error = %error, "an event stream was closed because the journal can't be read");
+                    return None;
+                }
+            }
+        };
+        self.keep_alive_at = Instant::now() + KEEP_ALIVE;
+        Some(bytes)
+    }
+
+    fn encode(&self, page: &Page) -> Bytes {
+        let mut out = Vec::new();
+        for (seq, event) in page.iter().filter(|(_, event)| self.selection.holds(event)) {
+            encode::server_sent(&mut out, *seq, event);
+        }
+        out.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_event_id_is_a_number() {
+        let read = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("last-event-id", value.parse().expect("a header value"));
+            last_event_id(&headers).ok()
+        };
+        assert_eq!(last_event_id(&HeaderMap::new()).ok(), Some(None));
+        assert_eq!(read(""), Some(None));
+        assert_eq!(read("7"), Some(Some(7)));
+        for bad in ["-1", "x", "99999999999999999999"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}
