@@ -38,7 +38,11 @@ pub(crate) fn carry_out(plan: &SourcePlan, supervisor: &mut Supervisor, sink: &A
         }
         SourceKind::Inline { files } => {
             inline::write(files, &plan.into)?;
-            sink.say(&format!("Wrote {} files that came with the request", files.len()));
+            let plural = if files.len() == 1 { "" } else { "s" };
+            sink.say(&format!(
+                "Wrote {} file{plural} that came with the request",
+                files.len()
+            ));
             None
         }
     };

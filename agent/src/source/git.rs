@@ -9,7 +9,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use kiln_agent::wire::report::{Problem, ProblemKind};
 
 use crate::{capture::sink::Sink, process::Supervisor, step::Failure};
-use command::{Git, Ran};
+use command::Git;
 use refusal::{Cause, Refusal};
 
 /// How long to wait before each further try at what failed for a reason that may pass.
@@ -141,7 +141,7 @@ impl Checkout<'_> {
 
     fn obtain_commit(&mut self, commit: &str, reference: Option<&str>) -> Result<Result<String, Refusal>, Failure> {
         match self.try_fetch(&["--depth=1"], &[commit])? {
-            Err(refusal) if refusal.cause == Cause::CommitNotOffered => {}
+            Err(refusal) if matches!(refusal.cause, Cause::CommitNotOffered | Cause::UnknownRef) => {}
             other => return Ok(other),
         }
         self.git
@@ -178,15 +178,16 @@ impl Checkout<'_> {
                 names.push(format!("refs/{reference}"));
             }
         }
-        let mut last = Err(Refusal::missing_ref());
+        let mut first_refusal = None;
         for name in names {
-            last = self.try_fetch(&[depth], &[&name])?;
-            match &last {
-                Err(refusal) if refusal.cause == Cause::UnknownRef => {}
-                _ => break,
+            match self.try_fetch(&[depth], &[&name])? {
+                Err(refusal) if refusal.cause == Cause::UnknownRef => {
+                    first_refusal.get_or_insert(refusal);
+                }
+                other => return Ok(other),
             }
         }
-        Ok(last)
+        Ok(Err(first_refusal.unwrap_or_else(Refusal::missing_ref)))
     }
 
     fn try_fetch(&mut self, options: &[&str], refspecs: &[&str]) -> Result<Result<String, Refusal>, Failure> {
@@ -200,11 +201,11 @@ impl Checkout<'_> {
     fn persist(&mut self, args: &[&str], judge: fn(&str) -> Refusal) -> Result<Result<(), Refusal>, Failure> {
         let mut delays = BACKOFF.iter();
         loop {
-            let Ran { exit: _, stderr, .. } = match self.git.run(args)? {
-                ran if ran.succeeded() => return Ok(Ok(())),
-                ran => ran,
-            };
-            let refusal = judge(&stderr);
+            let ran = self.git.run(args)?;
+            if ran.succeeded() {
+                return Ok(Ok(()));
+            }
+            let refusal = judge(&ran.stderr);
             let Some(&delay) = delays.next().filter(|_| refusal.cause.may_pass()) else {
                 return Ok(Err(refusal));
             };

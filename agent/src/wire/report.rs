@@ -181,6 +181,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
         #[test]
         fn whatever_it_holds_it_fits_and_parses(
             exit in prop_oneof![any::<i32>().prop_map(Exit::Code), any::<i32>().prop_map(Exit::Signal), Just(Exit::Stopped)],
@@ -205,6 +206,6 @@ mod tests {
     /// Text of up to a few thousand characters, heavy on what JSON escapes.
     fn any_text() -> impl Strategy<Value = String> {
         let piece = prop_oneof![any::<char>(), Just('\u{1b}'), Just('"'), Just('\n'), Just('a')];
-        proptest::collection::vec(piece, 0..3000).prop_map(String::from_iter)
+        proptest::collection::vec(piece, 0..1200).prop_map(String::from_iter)
     }
 }

@@ -63,7 +63,7 @@ pub(super) struct Git<'a> {
 /// What a command came to.
 #[derive(Debug)]
 pub(super) struct Ran {
-    pub(super) exit: Exit,
+    exit: Exit,
     pub(super) stdout: String,
     pub(super) stderr: String,
 }

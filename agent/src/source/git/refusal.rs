@@ -34,7 +34,8 @@ pub(super) enum Cause {
 }
 
 /// What tells a cause, in the order in which it counts: what is specific comes before what git adds to any failure.
-/// Compared in lower case; a line tells the cause when it holds all the parts.
+/// Compared in lower case; a line tells the cause when it holds all the parts. Each holds a space somewhere, which no URL
+/// and no ref does: what they are called must not decide.
 const SIGNS: &[(Cause, &[&str])] = &[
     (Cause::DiskFull, &["no space left on device"]),
     (Cause::DiskFull, &["disk quota exceeded"]),
@@ -54,15 +55,18 @@ const SIGNS: &[(Cause, &[&str])] = &[
         Cause::CommitMissing,
         &["unable to find current revision in submodule path"],
     ),
-    (Cause::CommitMissing, &["no such remote ref"]),
     (Cause::UnknownRef, &["couldn't find remote ref"]),
-    (Cause::UnknownRef, &["could not find remote ref"]),
+    (Cause::UnknownRef, &["no such remote ref"]),
     (Cause::HostKeyUnknown, &["host key verification failed"]),
     (Cause::AuthenticationRequired, &["could not read username"]),
     (Cause::AuthenticationRequired, &["could not read password"]),
     (Cause::AuthenticationRequired, &["authentication failed"]),
     (Cause::AuthenticationRequired, &["access denied"]),
     (Cause::AuthenticationRequired, &["permission denied ("]),
+    (
+        Cause::AuthenticationRequired,
+        &["unable to update url base from redirection"],
+    ),
     (Cause::AuthenticationRequired, &["returned error: 401"]),
     (Cause::AuthenticationRequired, &["returned error: 403"]),
     (Cause::RepositoryNotFound, &["repository", "not found"]),
@@ -76,8 +80,10 @@ const SIGNS: &[(Cause, &[&str])] = &[
     (Cause::HostNotFound, &["could not resolve"]),
     (Cause::HostNotFound, &["name or service not known"]),
     (Cause::HostNotFound, &["temporary failure in name resolution"]),
-    (Cause::CertificateRefused, &["certificate"]),
-    (Cause::CertificateRefused, &["ssl_error"]),
+    (Cause::CertificateRefused, &["certificate problem"]),
+    (Cause::CertificateRefused, &["certificate verif"]),
+    (Cause::CertificateRefused, &["certificate subject name"]),
+    (Cause::CertificateRefused, &["verifying the server certificate"]),
     (Cause::Timeout, &["timed out"]),
     (Cause::Timeout, &["timeout was reached"]),
     (Cause::Timeout, &["operation too slow"]),
@@ -97,6 +103,8 @@ const SIGNS: &[(Cause, &[&str])] = &[
     (Cause::ConnectionLost, &["recv failure"]),
     (Cause::ConnectionLost, &["send failure"]),
     (Cause::ConnectionLost, &["recv error"]),
+    (Cause::ConnectionLost, &["ssl_error_syscall in connection"]),
+    (Cause::ConnectionLost, &["gnutls_handshake() failed"]),
     (Cause::ConnectionLost, &["empty reply from server"]),
     (Cause::ConnectionLost, &["transfer closed"]),
     (Cause::ConnectionLost, &["unexpected disconnect"]),
@@ -264,4 +272,283 @@ impl Refusal {
 fn last_words(stderr: &str) -> String {
     let last = stderr.lines().rev().map(str::trim).find(|line| !line.is_empty());
     last.unwrap_or("nothing").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SSH_END: &str = "fatal: Could not read from remote repository.\n\nPlease make sure you have the correct \
+                           access rights\nand the repository exists.\n";
+
+    /// What git 2.39 with curl 7.88 and OpenSSH 9.2 prints, what GitHub, GitLab and `JGit` servers make it print, and
+    /// which line of it is to be quoted.
+    const PRINTED: &[(Cause, usize, &str)] = &[
+        (
+            Cause::RepositoryNotFound,
+            0,
+            "remote: Repository not found.\nfatal: repository 'https://github.com/a/b.git/' not found\n",
+        ),
+        (
+            Cause::RepositoryNotFound,
+            0,
+            "fatal: repository 'http://127.0.0.1:1/gone.git/' not found\n",
+        ),
+        (Cause::RepositoryNotFound, 0, "ERROR: Repository not found.\n{ssh}"),
+        (
+            Cause::RepositoryNotFound,
+            1,
+            "remote: \nremote: ERROR: The project you were looking for could not be found or you don't have \
+             permission to view it.\nremote: \n{ssh}",
+        ),
+        (
+            Cause::RepositoryNotFound,
+            0,
+            "fatal: 'a/b.git' does not appear to be a git repository\n{ssh}",
+        ),
+        (
+            Cause::AuthenticationRequired,
+            0,
+            "fatal: could not read Username for 'https://github.com': terminal prompts disabled\n",
+        ),
+        (
+            Cause::AuthenticationRequired,
+            1,
+            "remote: HTTP Basic: Access denied. The provided password or token is incorrect.\n\
+             fatal: Authentication failed for 'https://gitlab.com/a/b.git/'\n",
+        ),
+        (
+            Cause::AuthenticationRequired,
+            0,
+            "fatal: unable to access 'https://git.example/a.git/': The requested URL returned error: 403\n",
+        ),
+        (
+            Cause::AuthenticationRequired,
+            0,
+            "fatal: unable to update url base from redirection:\n  asked for: https://git.example/a/info/refs\n   \
+             redirect: https://git.example/login\n",
+        ),
+        (
+            Cause::AuthenticationRequired,
+            0,
+            "git@github.com: Permission denied (publickey).\n{ssh}",
+        ),
+        (
+            Cause::HostKeyUnknown,
+            1,
+            "No ED25519 host key is known for github.com and you have requested strict checking.\n\
+             Host key verification failed.\n{ssh}",
+        ),
+        (
+            Cause::CertificateRefused,
+            0,
+            "fatal: unable to access 'https://git.example/a.git/': server certificate verification failed. \
+             CAfile: none CRLfile: none\n",
+        ),
+        (
+            Cause::CertificateRefused,
+            0,
+            "fatal: unable to access 'https://git.example/a.git/': SSL certificate problem: self-signed certificate\n",
+        ),
+        (
+            Cause::CertificateRefused,
+            0,
+            "fatal: unable to access 'https://git.example/a.git/': SSL: no alternative certificate subject name \
+             matches target host name 'git.example'\n",
+        ),
+        (
+            Cause::HostNotFound,
+            0,
+            "fatal: unable to access 'https://git.invalid/a.git/': Could not resolve host: git.invalid\n",
+        ),
+        (
+            Cause::HostNotFound,
+            0,
+            "ssh: Could not resolve hostname git.invalid: Name or service not known\n{ssh}",
+        ),
+        (
+            Cause::HostNotFound,
+            0,
+            "ssh: Could not resolve hostname git.example: Temporary failure in name resolution\n{ssh}",
+        ),
+        (
+            Cause::Unreachable,
+            0,
+            "fatal: unable to access 'http://127.0.0.1:9/certificate.git/': Failed to connect to 127.0.0.1 port 9 \
+             after 0 ms: Couldn't connect to server\n",
+        ),
+        (
+            Cause::Unreachable,
+            0,
+            "ssh: connect to host 127.0.0.1 port 9: Connection refused\r\n{ssh}",
+        ),
+        (
+            Cause::Timeout,
+            0,
+            "ssh: connect to host 10.255.255.1 port 22: Connection timed out\r\n{ssh}",
+        ),
+        (
+            Cause::Timeout,
+            0,
+            "fatal: unable to access 'https://git.example/a.git/': Failed to connect to git.example port 443 after \
+             130000 ms: Connection timed out\n",
+        ),
+        (
+            Cause::Timeout,
+            0,
+            "error: RPC failed; curl 28 Operation too slow. Less than 100 bytes/sec transferred the last 60 seconds\n\
+             fatal: expected 'packfile'\n",
+        ),
+        (
+            Cause::Timeout,
+            0,
+            "fatal: unable to access 'https://git.example/a.git/': The requested URL returned error: 504\n",
+        ),
+        (
+            Cause::ServerError,
+            0,
+            "error: RPC failed; HTTP 502 curl 22 The requested URL returned error: 502\nfatal: expected 'packfile'\n",
+        ),
+        (
+            Cause::ServerError,
+            0,
+            "fatal: unable to access 'https://git.example/a.git/': The requested URL returned error: 429\n",
+        ),
+        (
+            Cause::ConnectionLost,
+            0,
+            "fatal: unable to access 'http://127.0.0.1:1/a.git/': Recv failure: Connection reset by peer\n",
+        ),
+        (
+            Cause::ConnectionLost,
+            0,
+            "fatal: unable to access 'http://127.0.0.1:1/a.git/': Empty reply from server\n",
+        ),
+        (
+            Cause::ConnectionLost,
+            0,
+            "error: RPC failed; curl 56 GnuTLS recv error (-9): Error decoding the received TLS packet.\n\
+             error: 3247 bytes of body are still expected\n\
+             fetch-pack: unexpected disconnect while reading sideband packet\n\
+             fatal: early EOF\nfatal: fetch-pack: invalid index-pack output\n",
+        ),
+        (
+            Cause::ConnectionLost,
+            0,
+            "fatal: unable to access 'https://git.example/a.git/': OpenSSL SSL_connect: SSL_ERROR_SYSCALL in \
+             connection to git.example:443\n",
+        ),
+        (
+            Cause::ConnectionLost,
+            0,
+            "kex_exchange_identification: Connection closed by remote host\n{ssh}",
+        ),
+        (
+            Cause::NotARepository,
+            0,
+            "fatal: https://git.example/info/refs not valid: is this a git repository?\n",
+        ),
+        (
+            Cause::ProtocolRefused,
+            1,
+            "Cloning into '/x/library'...\nfatal: transport 'file' not allowed\n\
+             fatal: clone of '/srv/library.git' into submodule path '/x/library' failed\n",
+        ),
+        (
+            Cause::UnknownRef,
+            0,
+            "fatal: couldn't find remote ref refs/heads/certificate\n",
+        ),
+        (
+            Cause::CommitMissing,
+            0,
+            "fatal: remote error: upload-pack: not our ref 0123456789abcdef0123456789abcdef01234567\n",
+        ),
+        (
+            Cause::CommitNotOffered,
+            0,
+            "error: Server does not allow request for unadvertised object 0123456789abcdef0123456789abcdef01234567\n",
+        ),
+        (
+            Cause::CommitNotOffered,
+            0,
+            "fatal: remote error: want 0123456789abcdef0123456789abcdef01234567 not valid\n",
+        ),
+        (
+            Cause::ObjectFormat,
+            0,
+            "fatal: mismatched algorithms: client sha1; server sha256\n",
+        ),
+        (
+            Cause::DiskFull,
+            0,
+            "fatal: cannot store pack file: No space left on device\nfatal: fetch-pack: invalid index-pack output\n",
+        ),
+        (
+            Cause::Other,
+            1,
+            "fatal: detected dubious ownership in repository at '/x'\n\tgit config --global --add safe.directory /x\n\n",
+        ),
+    ];
+
+    #[test]
+    fn the_cause_is_told_from_what_git_prints() {
+        for (cause, quoted, printed) in PRINTED {
+            let printed = printed.replace("{ssh}", SSH_END);
+            let refusal = Refusal::of_fetch(&printed);
+            assert_eq!(refusal.cause, *cause, "{printed}");
+            assert_eq!(refusal.line, printed.lines().nth(*quoted).unwrap().trim(), "{printed}");
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_the_network_and_the_server() {
+        for (cause, ..) in PRINTED {
+            let network = [
+                Cause::HostNotFound,
+                Cause::Unreachable,
+                Cause::Timeout,
+                Cause::ConnectionLost,
+                Cause::ServerError,
+            ];
+            assert_eq!(cause.may_pass(), network.contains(cause), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn every_message_names_the_repository_or_the_field_and_quotes_git() {
+        let request = Request {
+            url: "https://git.example/a.git",
+            reference: Some("main"),
+            commit: Some("0123456789abcdef0123456789abcdef01234567"),
+            submodules: false,
+        };
+        for (_, quoted, printed) in PRINTED {
+            let printed = printed.replace("{ssh}", SSH_END);
+            let line = printed.lines().nth(*quoted).unwrap().trim();
+            let message = Refusal::of_fetch(&printed).message(&request);
+            assert!(message.contains(request.url), "{message}");
+            assert!(message.ends_with(&format!(". git said: {line}")), "{message}");
+            let message = Refusal::of_submodules(&printed).submodule_message();
+            assert!(
+                message.contains("`source.submodules`") && message.ends_with(line),
+                "{message}"
+            );
+        }
+        let unknown = Refusal::missing_ref().message(&request);
+        assert_eq!(
+            unknown,
+            "`source.ref`: there is no branch or tag `main` in https://git.example/a.git."
+        );
+    }
+
+    #[test]
+    fn no_name_of_a_thing_decides() {
+        for (_, parts) in SIGNS {
+            assert!(
+                parts.iter().any(|part| part.contains(' ')) || parts.len() > 1,
+                "{parts:?}"
+            );
+        }
+    }
 }

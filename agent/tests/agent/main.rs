@@ -1,0 +1,15 @@
+//! The real binary against real processes and a real git server.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "in tests a surprise is a failure, in their helpers too"
+)]
+
+mod git_server;
+mod install;
+mod output;
+mod run;
+mod service;
+mod source;
+mod stop;
+mod support;
