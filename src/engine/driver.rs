@@ -1,27 +1,27 @@
 //! Carries one attempt from its claim to its end. The steps can be repeated: a driver that dies anywhere is followed
 //! by another, at this worker or at any, which begins again with the launch and finds what is there.
 
+mod patience;
+mod record;
+
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, config::seconds, log_pump::LogPump, metrics::EndLabels};
+use self::patience::{Overdue, Situation, Stopping};
+use super::{Context, config::seconds, log_pump::LogPump};
 use crate::{
     domain::{
         event::StepName,
         failure::{Failure, FailureCode},
         spec::{CommitId, Digest},
-        state::{BuildState, IllegalTransition},
+        state::BuildState,
     },
     journal::AppendError,
-    runner::{LaunchError, Observation, Outcome, PendingReason, Runner, StepObservation},
-    store::{
-        self, Lease,
-        queue::Claimed,
-        transitions::{self, AttemptFacts},
-    },
+    runner::{LaunchError, Observation, Outcome, Runner, StepObservation},
+    store::{Lease, queue::Claimed, transitions::AttemptFacts},
 };
 
 /// How long the log of an attempt that was removed by force may still take to arrive.
@@ -56,12 +56,6 @@ pub(super) struct Driver<'a, R: Runner> {
     facts: AttemptFacts,
     /// Set once the attempt was told to stop: what its end then means.
     stopping: Option<Stopping>,
-}
-
-/// Why an attempt was told to stop, and since when.
-struct Stopping {
-    failure: Option<Failure>,
-    since: DateTime<Utc>,
 }
 
 impl<'a, R: Runner> Driver<'a, R> {
@@ -160,7 +154,9 @@ impl<'a, R: Runner> Driver<'a, R> {
                 error = %error, cause = ?std::error::Error::source(&error),
                 "launching the attempt failed; trying again"
             );
-            if self.now() - self.claimed.attempt_created_at > self.limit(self.context.config.pending_timeout_seconds) {
+            if self.now() - self.claimed.attempt_created_at
+                > patience::limit(self.context.config.pending_timeout_seconds)
+            {
                 self.remove().await;
                 self.fail(Failure::new(
                     FailureCode::Internal,
@@ -293,61 +289,16 @@ impl<'a, R: Runner> Driver<'a, R> {
 
     /// The next moment at which patience ends, and what then.
     fn deadline(&self, observation: &Observation) -> (DateTime<Utc>, Overdue) {
-        let config = &self.context.config;
-        if let Some(stopping) = &self.stopping {
-            let failure = stopping.failure.clone().unwrap_or_else(|| {
-                Failure::new(
-                    FailureCode::Internal,
-                    "The attempt did not stop in time and was removed.",
-                )
-            });
-            return (
-                stopping.since + self.limit(config.stop_timeout_seconds),
-                Overdue::Remove(failure),
-            );
-        }
-        if let BuildState::Running { started_at, .. } = self.state {
-            let limit = self.claimed.assignment.spec.timeout_seconds;
-            let failure = Failure::new(
-                FailureCode::Timeout,
-                format!(
-                    "The build ran longer than its `timeout_seconds` of {limit}. Raise it, or make the build faster."
-                ),
-            );
-            return (started_at + self.limit(limit), Overdue::Stop(failure));
-        }
-        let since = self.claimed.attempt_created_at;
-        let (limit, code, message) = match observation {
-            Observation::Pending {
-                reason: PendingReason::Unscheduled(words),
-                ..
-            } => (
-                config.unscheduled_timeout_seconds,
-                FailureCode::Unschedulable,
-                format!(
-                    "No node took the build's pod within {} s. The scheduler says: {}",
-                    config.unscheduled_timeout_seconds,
-                    words.as_deref().unwrap_or("nothing")
-                ),
-            ),
-            Observation::Pending {
-                reason: PendingReason::ImagePull(words),
-                ..
-            } => (
-                config.image_pull_timeout_seconds,
-                FailureCode::ImagePullFailed,
-                format!("An image that the build's pod needs can't be pulled: {words}"),
-            ),
-            _ => (
-                config.pending_timeout_seconds,
-                FailureCode::PendingTimeout,
-                format!(
-                    "The build's pod did not run within {} s.",
-                    config.pending_timeout_seconds
-                ),
-            ),
-        };
-        (since + self.limit(limit), Overdue::Remove(Failure::new(code, message)))
+        patience::deadline(
+            &self.context.config,
+            &Situation {
+                state: &self.state,
+                claimed_at: self.claimed.attempt_created_at,
+                timeout_seconds: self.claimed.assignment.spec.timeout_seconds,
+                stopping: self.stopping.as_ref(),
+                observation,
+            },
+        )
     }
 
     /// The caller wants the build to end.
@@ -428,117 +379,6 @@ impl<'a, R: Runner> Driver<'a, R> {
         Ok(Some(digest))
     }
 
-    async fn fail(&mut self, failure: Failure) -> Result<(), Stopped> {
-        let now = self.now();
-        let policy = self.context.config.retry();
-        self.facts.failure = Some(failure.clone());
-        self.apply(|state| state.fail(failure.clone(), policy, now)).await
-    }
-
-    /// Stores a transition with what is known of the attempt. Goes on until it is stored or can't be any more.
-    async fn apply(
-        &mut self,
-        transition: impl Fn(BuildState) -> Result<BuildState, IllegalTransition>,
-    ) -> Result<(), Stopped> {
-        let mut backoff = Duration::from_millis(50);
-        loop {
-            let from = self.state.name();
-            let to = transition(self.state.clone()).map_err(|illegal| {
-                tracing::error!(build.id = %self.lease.attempt.build, error = %illegal, "the attempt's end does not fit its build");
-                Stopped::GiveUp
-            })?;
-            if to.name() == from {
-                return Ok(());
-            }
-            let context = self.context;
-            match transitions::apply(&context.pool, &self.lease, from, &to, &self.facts, self.now()).await {
-                Ok(head) => {
-                    self.entered(to, head);
-                    return Ok(());
-                }
-                Err(store::Error::Conflict) => self.reload().await?,
-                Err(store::Error::Unavailable(error)) => {
-                    tracing::warn!(build.id = %self.lease.attempt.build, error = %error, "a change of state waits for the database");
-                    self.pause(backoff).await?;
-                    backoff = (backoff * 2).min(Duration::from_secs(2));
-                }
-                Err(error) => {
-                    tracing::error!(build.id = %self.lease.attempt.build, error = ?error, "a change of state was refused by the database");
-                    return Err(Stopped::GiveUp);
-                }
-            }
-        }
-    }
-
-    fn entered(&mut self, to: BuildState, head: i64) {
-        let build = self.lease.attempt.build;
-        let code = match &to {
-            BuildState::Failed { .. } | BuildState::Queued { .. } => self.facts.failure.as_ref(),
-            _ => None,
-        }
-        .map(|failure| failure.code.as_str());
-        let labels = EndLabels {
-            state: to.name().as_str(),
-            code: code.unwrap_or("none"),
-        };
-        tracing::info!(
-            build.id = %build, attempt = self.lease.attempt.number, state = labels.state, failure.code = code,
-            "the build is {}", to.name()
-        );
-        if to.name().is_terminal() {
-            self.context.metrics.builds_finished.get_or_create(&labels).inc();
-        }
-        if to.name().is_terminal() || matches!(to, BuildState::Queued { .. }) {
-            self.context.metrics.attempts_finished.get_or_create(&labels).inc();
-        }
-        self.context.signals.head(build, head);
-        self.state = to;
-    }
-
-    /// Reads the build's state again, after somebody else changed it.
-    async fn reload(&mut self) -> Result<(), Stopped> {
-        let mut backoff = Duration::from_millis(50);
-        loop {
-            match store::leases::held(&self.context.pool, &self.lease).await {
-                Ok(Some(state)) => {
-                    self.state = state;
-                    return Ok(());
-                }
-                Ok(None) => return Err(Stopped::LeaseLost),
-                Err(error) => {
-                    tracing::warn!(build.id = %self.lease.attempt.build, error = ?error, "the build's state can't be read");
-                }
-            }
-            self.pause(backoff).await?;
-            backoff = (backoff * 2).min(Duration::from_secs(2));
-        }
-    }
-
-    /// Puts the build back into the queue: no pod was created.
-    async fn release(&mut self) -> Result<(), Stopped> {
-        let now = self.now();
-        loop {
-            match transitions::release(&self.context.pool, &self.lease, now, now).await {
-                Ok(head) => {
-                    self.context.signals.head(self.lease.attempt.build, head);
-                    return Ok(());
-                }
-                Err(store::Error::Conflict) => {
-                    self.reload().await?;
-                    if matches!(self.state, BuildState::Cancelling { .. }) {
-                        return self.apply(|state| state.stop(now)).await;
-                    }
-                }
-                Err(store::Error::Unavailable(_)) => {}
-                Err(error) => {
-                    tracing::error!(build.id = %self.lease.attempt.build, error = ?error, "the build could not be put back into the queue");
-                    return Err(Stopped::GiveUp);
-                }
-            }
-            self.pause(Duration::from_millis(200)).await?;
-        }
-    }
-
     /// Removes the attempt's traces. What remains is left to the sweeper.
     async fn remove(&self) {
         if let Err(error) = self.context.runner.remove(self.lease.attempt).await {
@@ -555,11 +395,6 @@ impl<'a, R: Runner> Driver<'a, R> {
 
     fn now(&self) -> DateTime<Utc> {
         self.context.clock.now()
-    }
-
-    #[expect(clippy::unused_self, reason = "reads as a limit of this driver")]
-    fn limit(&self, seconds: u32) -> TimeDelta {
-        TimeDelta::seconds(seconds.into())
     }
 }
 
@@ -623,14 +458,6 @@ impl End {
             forced: false,
         }
     }
-}
-
-/// What to do when a deadline passes.
-enum Overdue {
-    /// Tell the attempt to stop, and fail it with this once it has.
-    Stop(Failure),
-    /// Remove the attempt and fail it with this.
-    Remove(Failure),
 }
 
 fn report(steps: &[StepObservation], step: StepName) -> Option<&kiln_agent::wire::report::Report> {

@@ -1,0 +1,180 @@
+//! How long a driver waits for what, and what it does then. Pure.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::{
+    domain::{
+        failure::{Failure, FailureCode},
+        state::BuildState,
+    },
+    engine::Config,
+    runner::{Observation, PendingReason},
+};
+
+/// Why an attempt was told to stop, and since when.
+pub(super) struct Stopping {
+    /// What the attempt then fails with; its own failure when absent.
+    pub(super) failure: Option<Failure>,
+    pub(super) since: DateTime<Utc>,
+}
+
+/// What patience depends on.
+pub(super) struct Situation<'a> {
+    pub(super) state: &'a BuildState,
+    pub(super) claimed_at: DateTime<Utc>,
+    pub(super) timeout_seconds: u32,
+    pub(super) stopping: Option<&'a Stopping>,
+    pub(super) observation: &'a Observation,
+}
+
+/// What to do when a deadline passes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// Tell the attempt to stop, and fail it with this once it has.
+    Stop(Failure),
+    /// Remove the attempt and fail it with this.
+    Remove(Failure),
+}
+
+pub(super) fn limit(seconds: u32) -> TimeDelta {
+    TimeDelta::seconds(seconds.into())
+}
+
+/// The next moment at which patience ends, and what then.
+pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<Utc>, Overdue) {
+    if let Some(stopping) = situation.stopping {
+        let failure = stopping.failure.clone().unwrap_or_else(|| {
+            Failure::new(
+                FailureCode::Internal,
+                "The attempt did not stop in time and was removed.",
+            )
+        });
+        let at = stopping.since + limit(config.stop_timeout_seconds);
+        return (at, Overdue::Remove(failure));
+    }
+    if let BuildState::Running { started_at, .. } = situation.state {
+        let seconds = situation.timeout_seconds;
+        let message = format!(
+            "The build ran longer than its `timeout_seconds` of {seconds}. Raise it, or make the build faster."
+        );
+        let failure = Failure::new(FailureCode::Timeout, message);
+        return (*started_at + limit(seconds), Overdue::Stop(failure));
+    }
+    let (seconds, code, message) = match situation.observation {
+        Observation::Pending {
+            reason: PendingReason::Unscheduled(words),
+            ..
+        } => (
+            config.unscheduled_timeout_seconds,
+            FailureCode::Unschedulable,
+            format!(
+                "No node took the build's pod within {} s. The scheduler says: {}",
+                config.unscheduled_timeout_seconds,
+                words.as_deref().unwrap_or("nothing")
+            ),
+        ),
+        Observation::Pending {
+            reason: PendingReason::ImagePull(words),
+            ..
+        } => (
+            config.image_pull_timeout_seconds,
+            FailureCode::ImagePullFailed,
+            format!("An image that the build's pod needs can't be pulled: {words}"),
+        ),
+        other => {
+            let words = match other {
+                Observation::Pending {
+                    reason: PendingReason::Starting(Some(words)),
+                    ..
+                } => format!(" The node says: {words}"),
+                _ => String::new(),
+            };
+            let seconds = config.pending_timeout_seconds;
+            (
+                seconds,
+                FailureCode::PendingTimeout,
+                format!("The build's pod did not run within {seconds} s.{words}"),
+            )
+        }
+    };
+    let at = situation.claimed_at + limit(seconds);
+    (at, Overdue::Remove(Failure::new(code, message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(reason: PendingReason) -> Observation {
+        Observation::Pending {
+            node: None,
+            since: DateTime::UNIX_EPOCH,
+            reason,
+        }
+    }
+
+    #[test]
+    fn each_wait_has_its_own_limit_and_code() {
+        let config = Config::default();
+        let starting = BuildState::Starting { attempt: 1 };
+        let running = BuildState::Running {
+            attempt: 1,
+            started_at: DateTime::UNIX_EPOCH + TimeDelta::seconds(100),
+        };
+        let cases = [
+            (
+                &starting,
+                pending(PendingReason::Unscheduled(None)),
+                300,
+                FailureCode::Unschedulable,
+            ),
+            (
+                &starting,
+                pending(PendingReason::ImagePull(String::new())),
+                60,
+                FailureCode::ImagePullFailed,
+            ),
+            (
+                &starting,
+                pending(PendingReason::Starting(None)),
+                600,
+                FailureCode::PendingTimeout,
+            ),
+            (&starting, Observation::Unseen, 600, FailureCode::PendingTimeout),
+            (&running, Observation::Unseen, 107, FailureCode::Timeout),
+        ];
+        for (state, observation, seconds, code) in cases {
+            let situation = Situation {
+                state,
+                claimed_at: DateTime::UNIX_EPOCH,
+                timeout_seconds: 7,
+                stopping: None,
+                observation: &observation,
+            };
+            let (at, overdue) = deadline(&config, &situation);
+            assert_eq!(at.timestamp(), seconds, "{observation:?}");
+            match overdue {
+                Overdue::Stop(failure) => assert_eq!((failure.code, code), (code, FailureCode::Timeout)),
+                Overdue::Remove(failure) => assert_eq!(failure.code, code),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_told_to_stop_is_removed_with_the_reason_it_was_stopped_for() {
+        let timeout = Failure::new(FailureCode::Timeout, "slow");
+        let stopping = Stopping {
+            failure: Some(timeout.clone()),
+            since: DateTime::UNIX_EPOCH,
+        };
+        let situation = Situation {
+            state: &BuildState::Starting { attempt: 1 },
+            claimed_at: DateTime::UNIX_EPOCH,
+            timeout_seconds: 7,
+            stopping: Some(&stopping),
+            observation: &Observation::Unseen,
+        };
+        let (at, overdue) = deadline(&Config::default(), &situation);
+        assert_eq!((at.timestamp(), overdue), (20, Overdue::Remove(timeout)));
+    }
+}

@@ -1,0 +1,128 @@
+//! Storing what the driver decided: every change of state is written until it is stored, or can't be any more.
+
+use std::time::Duration;
+
+use super::{Driver, Stopped};
+use crate::{
+    domain::{
+        failure::Failure,
+        state::{BuildState, IllegalTransition},
+    },
+    engine::metrics::EndLabels,
+    runner::Runner,
+    store::{self, transitions},
+};
+
+impl<R: Runner> Driver<'_, R> {
+    /// The attempt failed: the build fails with it, or goes back to the queue.
+    pub(super) async fn fail(&mut self, failure: Failure) -> Result<(), Stopped> {
+        let now = self.now();
+        let policy = self.context.config.retry();
+        self.facts.failure = Some(failure.clone());
+        self.apply(|state| state.fail(failure.clone(), policy, now)).await
+    }
+
+    /// Stores a transition with what is known of the attempt. Goes on until it is stored or can't be any more.
+    pub(super) async fn apply(
+        &mut self,
+        transition: impl Fn(BuildState) -> Result<BuildState, IllegalTransition>,
+    ) -> Result<(), Stopped> {
+        let mut backoff = Duration::from_millis(50);
+        loop {
+            let from = self.state.name();
+            let to = transition(self.state.clone()).map_err(|illegal| {
+                tracing::error!(build.id = %self.lease.attempt.build, error = %illegal, "the attempt's end does not fit its build");
+                Stopped::GiveUp
+            })?;
+            if to.name() == from {
+                return Ok(());
+            }
+            let context = self.context;
+            match transitions::apply(&context.pool, &self.lease, from, &to, &self.facts, self.now()).await {
+                Ok(head) => {
+                    self.entered(to, head);
+                    return Ok(());
+                }
+                Err(store::Error::Conflict) => self.reload().await?,
+                Err(store::Error::Unavailable(error)) => {
+                    tracing::warn!(build.id = %self.lease.attempt.build, error = %error, "a change of state waits for the database");
+                    self.pause(backoff).await?;
+                    backoff = (backoff * 2).min(Duration::from_secs(2));
+                }
+                Err(error) => {
+                    tracing::error!(build.id = %self.lease.attempt.build, error = ?error, "a change of state was refused by the database");
+                    return Err(Stopped::GiveUp);
+                }
+            }
+        }
+    }
+
+    fn entered(&mut self, to: BuildState, head: i64) {
+        let build = self.lease.attempt.build;
+        let code = match &to {
+            BuildState::Failed { .. } | BuildState::Queued { .. } => self.facts.failure.as_ref(),
+            _ => None,
+        }
+        .map(|failure| failure.code.as_str());
+        let labels = EndLabels {
+            state: to.name().as_str(),
+            code: code.unwrap_or("none"),
+        };
+        tracing::info!(
+            build.id = %build, attempt = self.lease.attempt.number, state = labels.state, failure.code = code,
+            "the build is {}", to.name()
+        );
+        if to.name().is_terminal() {
+            self.context.metrics.builds_finished.get_or_create(&labels).inc();
+        }
+        if to.name().is_terminal() || matches!(to, BuildState::Queued { .. }) {
+            self.context.metrics.attempts_finished.get_or_create(&labels).inc();
+        }
+        self.context.signals.head(build, head);
+        self.state = to;
+    }
+
+    /// Reads the build's state again, after somebody else changed it.
+    pub(super) async fn reload(&mut self) -> Result<(), Stopped> {
+        let mut backoff = Duration::from_millis(50);
+        loop {
+            match store::leases::held(&self.context.pool, &self.lease).await {
+                Ok(Some(state)) => {
+                    self.state = state;
+                    return Ok(());
+                }
+                Ok(None) => return Err(Stopped::LeaseLost),
+                Err(error) => {
+                    tracing::warn!(build.id = %self.lease.attempt.build, error = ?error, "the build's state can't be read");
+                }
+            }
+            self.pause(backoff).await?;
+            backoff = (backoff * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    /// Puts the build back into the queue: no pod was created.
+    pub(super) async fn release(&mut self) -> Result<(), Stopped> {
+        let now = self.now();
+        loop {
+            match transitions::release(&self.context.pool, &self.lease, now, now).await {
+                Ok(head) => {
+                    self.context.signals.head(self.lease.attempt.build, head);
+                    return Ok(());
+                }
+                Err(store::Error::Conflict) => {
+                    self.reload().await?;
+                    if matches!(self.state, BuildState::Cancelling { .. }) {
+                        return self.apply(|state| state.stop(now)).await;
+                    }
+                }
+                Err(store::Error::Unavailable(_)) => {}
+                Err(error) => {
+                    tracing::error!(build.id = %self.lease.attempt.build, error = ?error, "the build could not be put back into the queue");
+                    return Err(Stopped::GiveUp);
+                }
+            }
+            self.pause(Duration::from_millis(200)).await?;
+        }
+    }
+}
