@@ -180,3 +180,82 @@ impl Batch<'_> {
         Ok(written?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Read};
+
+    use tempfile::{NamedTempFile, tempfile};
+
+    use super::*;
+
+    const NOON: Clock = || 43_200_000;
+
+    fn put(sink: &Sink, writer: u64, stream: Stream, text: &str, partial: bool) -> Result<(), OutputLost> {
+        let mut batch = sink.batch(Writer(writer), stream);
+        batch.line(text.as_bytes(), partial);
+        batch.send()
+    }
+
+    #[test]
+    fn one_numbering_over_all_streams() {
+        let file = NamedTempFile::new().unwrap();
+        let sink = Sink::new(file.reopen().unwrap(), NOON);
+        put(&sink, 1, Stream::Stdout, "out", false).unwrap();
+        put(&sink, 1, Stream::Stderr, "err", false).unwrap();
+        sink.say("two\nlines");
+        assert_eq!(
+            fs::read_to_string(file.path()).unwrap(),
+            "1 43200000 o. out\n2 43200000 e. err\n3 43200000 e. two\n4 43200000 e. lines\n"
+        );
+        let totals = sink.totals();
+        assert_eq!((totals.lines, totals.bytes), (4, 18));
+        assert_eq!(totals.tail, "out\nerr\ntwo\nlines\n");
+    }
+
+    #[test]
+    fn nobody_goes_on_with_the_line_of_another() {
+        let file = NamedTempFile::new().unwrap();
+        let sink = Sink::new(file.reopen().unwrap(), NOON);
+        put(&sink, 1, Stream::Stderr, "long", true).unwrap();
+        put(&sink, 2, Stream::Stdout, "other stream", false).unwrap();
+        put(&sink, 1, Stream::Stderr, "longer", true).unwrap();
+        put(&sink, 2, Stream::Stderr, "intruder", false).unwrap();
+        put(&sink, 1, Stream::Stderr, "end", false).unwrap();
+        let written = fs::read_to_string(file.path()).unwrap();
+        let lines: Vec<_> = written
+            .lines()
+            .map(|line| line.split_once(" 43200000 ").unwrap().1)
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "e+ long",
+                "o. other stream",
+                "e+ longer",
+                "e. ",
+                "e. intruder",
+                "e. end"
+            ]
+        );
+    }
+
+    #[test]
+    fn after_a_failure_nothing_is_written_but_all_is_counted() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let sink = Sink::new(full, NOON);
+        assert!(put(&sink, 1, Stream::Stdout, "lost", false).is_err());
+        assert!(put(&sink, 1, Stream::Stdout, "lost too", false).is_ok());
+        assert_eq!(sink.totals().lines, 2);
+    }
+
+    #[test]
+    fn who_is_abandoned_says_nothing() {
+        let mut file = tempfile().unwrap();
+        let sink = Sink::new(file.try_clone().unwrap(), NOON);
+        sink.abandon();
+        sink.say("unheard");
+        assert_eq!(file.read_to_end(&mut Vec::new()).unwrap(), 0);
+        assert_eq!(sink.totals().lines, 0);
+    }
+}

@@ -21,8 +21,11 @@ use super::JobId;
 /// How long processes that outlive the job and its group may keep its output open.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// How long a stopped step waits for somebody to take its output.
-const UNREAD: Duration = Duration::from_secs(2);
+/// The same for a job that was told to end: by now whoever told it counts on that.
+const STOPPED_DRAIN: Duration = Duration::from_millis(200);
+
+/// How long after that a stopped job waits for somebody to take its output.
+const UNREAD: Duration = Duration::from_millis(500);
 
 /// A process that was started.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ pub(super) struct Job {
 /// A job on its way to an end that was asked for.
 #[derive(Debug)]
 struct Stop {
+    since: Instant,
     kill_at: Instant,
     terminated: bool,
     killed: bool,
@@ -85,6 +89,7 @@ impl Job {
     /// Asks for the end of the job. The first call decides about the time that it has.
     pub(super) fn stop(&mut self, since: Instant, grace: Duration) {
         self.stop.get_or_insert(Stop {
+            since,
             kill_at: since + grace,
             terminated: false,
             killed: false,
@@ -119,12 +124,15 @@ impl Job {
         if self.open_pipes == 0 {
             return Next::Done { exit, abandoned: false };
         }
-        let drained_at = ended_at + DRAIN;
+        let drained_at = match &self.stop {
+            Some(stop) => stop.since.max(ended_at) + STOPPED_DRAIN,
+            None => ended_at + DRAIN,
+        };
         if now < drained_at {
             return Next::Wait(Some(drained_at));
         }
         self.finish = None;
-        let give_up_at = self.stop.as_ref().map(|stop| stop.kill_at.max(drained_at) + UNREAD);
+        let give_up_at = self.stop.as_ref().map(|_| drained_at + UNREAD);
         match give_up_at {
             Some(at) if now >= at => Next::Done { exit, abandoned: true },
             at => Next::Wait(at),

@@ -6,7 +6,8 @@ mod refusal;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use kiln_agent::wire::report::{Problem, ProblemKind};
+use kiln_agent::wire::report::{Exit, Problem, ProblemKind};
+use nix::sys::signal::Signal;
 
 use crate::{capture::sink::Sink, process::Supervisor, step::Failure};
 use command::Git;
@@ -244,13 +245,7 @@ impl Checkout<'_> {
         let args = ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"];
         match self.persist(&args, Refusal::of_submodules)? {
             Ok(()) => Ok(()),
-            Err(refusal) => Err(Failure::Problem(
-                self.git.last_exit(),
-                Problem {
-                    kind: ProblemKind::Source,
-                    message: refusal.submodule_message(),
-                },
-            )),
+            Err(refusal) => Err(self.failure_with(&refusal, refusal.submodule_message())),
         }
     }
 
@@ -272,10 +267,16 @@ impl Checkout<'_> {
     }
 
     fn failure(&self, refusal: &Refusal) -> Failure {
-        let problem = Problem {
-            kind: ProblemKind::Source,
-            message: refusal.message(self.request),
-        };
-        Failure::Problem(self.git.last_exit(), problem)
+        self.failure_with(refusal, refusal.message(self.request))
+    }
+
+    /// A git that was killed, or whose helper was, has not said what is wrong: the signal has to tell.
+    fn failure_with(&self, refusal: &Refusal, message: String) -> Failure {
+        let kind = ProblemKind::Source;
+        match self.git.last_exit() {
+            Exit::Signal(signal) => Failure::Command(Exit::Signal(signal)),
+            _ if refusal.cause == Cause::HelperKilled => Failure::Command(Exit::Signal(Signal::SIGKILL as i32)),
+            exit => Failure::Problem(exit, Problem { kind, message }),
+        }
     }
 }

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 /// Longest report, in bytes of JSON. Kubernetes cuts a termination message at 4096 bytes *and* at 12 KiB divided by
 /// the number of the pod's containers, init containers and injected sidecars included (the kubelet's
-/// `normalizeStatus`); half of the former leaves room for six containers.
-pub const MAX_REPORT: usize = 2048;
+/// `normalizeStatus`); this leaves room for five containers.
+pub const MAX_REPORT: usize = 2400;
 
 /// Longest `tail`, in bytes; shorter where its escaped form would not fit [`MAX_REPORT`].
-pub const MAX_TAIL: usize = 1024;
+pub const MAX_TAIL: usize = 1536;
 
 /// Longest message of a problem, in bytes of its escaped form.
 const MAX_MESSAGE: usize = 768;

@@ -49,7 +49,7 @@ fn what_it_said_is_shown_when_it_does_not_come_up() {
     let bench = Bench::new();
     let finished = bench.run(with_service(
         &bench,
-        "echo first; echo 'no such flag' >&2",
+        "{ echo first; echo 'no such flag'; } >&2",
         &["echo built"],
     ));
     assert_eq!(finished.report.exit, Exit::Code(1));
@@ -144,6 +144,25 @@ fn a_stop_before_it_is_ready_is_obeyed() {
     let finished = running.finish();
     assert_eq!(finished.report.exit, Exit::Stopped);
     assert!(!exists(daemon));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_strays() {
+    let bench = Bench::new();
+    let stray = "trap '' TERM; echo $$ > stray; while echo chatter; do sleep 0.1; done";
+    let command = format!(
+        "setsid sh -c \"{}\" & until test -s stray; do sleep 0.01; done; echo ready; wait",
+        stray.replace('$', "\\$")
+    );
+    let plan = with_service(&bench, "exec sleep 1000", &[&command]);
+    let _listener = UnixListener::bind(bench.path("socket")).unwrap();
+    let mut running = bench.start(plan);
+    running.read_until("ready");
+    let told = Instant::now();
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.finish().report.exit, Exit::Stopped);
+    assert!(told.elapsed() < Duration::from_secs(4), "{:?}", told.elapsed());
+    assert!(!exists(bench.pid("stray")));
 }
 
 #[test]

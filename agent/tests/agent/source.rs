@@ -12,7 +12,10 @@ use kiln_agent::wire::{
     plan::{SourceKind, SourcePlan},
     report::{Exit, ProblemKind},
 };
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
     git_server::{GitServer, git},
@@ -439,6 +442,21 @@ fn a_stop_ends_a_fetch_that_hangs() {
     let finished = running.finish();
     assert_eq!(finished.report.exit, Exit::Stopped);
     assert_eq!(finished.report.problem, None);
+}
+
+#[test]
+fn a_git_that_is_killed_is_reported_as_that() {
+    let server = GitServer::start();
+    let bench = Bench::new();
+    let running = bench.start_source(bench.source(from(&server.url("silent/app.git"), None, None)));
+    eventually("a request", || server.requests().first().map(drop));
+    let child = fs::read_to_string(format!("/proc/{0}/task/{0}/children", running.pid())).unwrap();
+    kill(Pid::from_raw(child.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
+    let finished = running.finish();
+    assert_eq!(
+        (finished.report.exit, &finished.report.problem),
+        (Exit::Signal(9), &None)
+    );
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl<'a> Git<'a> {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("git");
         command.args(args).current_dir(self.folder).env_clear();
-        command.envs(INHERITED.iter().filter_map(|&name| Some((name, env::var_os(name)?))));
+        command.envs(env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_inherited)));
         // git's own folder: nothing that a repository holds can put a `.netrc` or a configuration there.
         let home = self.folder.join(".git");
         command
@@ -162,6 +162,11 @@ impl<'a> Git<'a> {
         }
         command
     }
+}
+
+/// Kiln's own variables are a mark by which the processes of an attempt are found.
+fn is_inherited(name: &str) -> bool {
+    INHERITED.contains(&name) || name.starts_with("KILN_")
 }
 
 fn cannot_start(error: &io::Error) -> Failure {

@@ -30,6 +30,7 @@ pub(super) enum Cause {
     CommitNotOffered,
     ObjectFormat,
     DiskFull,
+    HelperKilled,
     Other,
 }
 
@@ -39,6 +40,7 @@ pub(super) enum Cause {
 const SIGNS: &[(Cause, &[&str])] = &[
     (Cause::DiskFull, &["no space left on device"]),
     (Cause::DiskFull, &["disk quota exceeded"]),
+    (Cause::HelperKilled, &["died of signal 9"]),
     (Cause::ObjectFormat, &["mismatched algorithms"]),
     (Cause::ObjectFormat, &["unexpected object format"]),
     (
@@ -229,7 +231,7 @@ impl Refusal {
             Cause::DiskFull => {
                 format!("The source of {url} does not fit on the disk; ask for more in `resources.disk`{said}")
             }
-            Cause::ObjectFormat | Cause::Other => format!("{url} could not be fetched{said}"),
+            Cause::ObjectFormat | Cause::HelperKilled | Cause::Other => format!("{url} could not be fetched{said}"),
         }
     }
 
@@ -251,7 +253,7 @@ impl Refusal {
                 "the commit that the repository names is not in it"
             }
             Cause::DiskFull => "it does not fit on the disk; ask for more in `resources.disk`",
-            Cause::ObjectFormat | Cause::Other => "git failed",
+            Cause::ObjectFormat | Cause::HelperKilled | Cause::Other => "git failed",
         };
         format!(
             "A submodule could not be fetched: {why}; check `.gitmodules`, or set `source.submodules` to false{}",
