@@ -21,5 +21,5 @@ pub mod token;
 pub use self::{
     metrics::Metrics,
     router::{openapi, router},
-    state::{App, Health},
+    state::{App, Health, Random},
 };
