@@ -140,6 +140,7 @@ fn begin(script: &Script, attempt: AttemptId) -> (Observation, u64) {
             Observation::Running {
                 node: Some("node".to_owned()),
                 steps,
+                waiting: None,
             },
             lines,
         )

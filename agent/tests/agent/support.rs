@@ -143,6 +143,7 @@ impl Bench {
             command.env_remove(name);
         }
         command
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
