@@ -77,7 +77,8 @@ impl Sink {
             clock,
             lines: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            tail: Mutex::new(Kept::new(MAX_TAIL)),
+            // Longer than a report takes, which can then begin with a whole line.
+            tail: Mutex::new(Kept::new(2 * MAX_TAIL)),
             abandoned: AtomicBool::new(false),
         }
     }

@@ -89,6 +89,11 @@ fn the_tail_is_the_last_lines() {
     assert!(tail.len() <= MAX_TAIL && tail.len() > MAX_TAIL - 20, "{}", tail.len());
     assert!(tail.ends_with("9999\n10000\nlast \u{1b}[31mwords\u{fffd}\n"), "{tail}");
     assert!(finished.text().contains(&format!("\n{tail}")));
+    let noise = "x".repeat(100);
+    let finished = Bench::new().script(&format!(
+        "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do echo {noise}; done; exit 1"
+    ));
+    assert_eq!(finished.report.tail, format!("{noise}\n").repeat(MAX_TAIL / 101));
 }
 
 #[test]
