@@ -1,4 +1,9 @@
 //! Wiring: what makes a program of the other modules.
 
+pub mod cli;
+pub mod commands;
+pub mod config;
 pub mod openapi;
 pub mod postgres;
+pub mod serve;
+pub mod telemetry;

@@ -56,6 +56,8 @@ pub(super) struct Driver<'a, R: Runner> {
     facts: AttemptFacts,
     /// Set once the attempt was told to stop: what its end then means.
     stopping: Option<Stopping>,
+    /// Since when an image of the pod can't be pulled.
+    pulling_since: Option<DateTime<Utc>>,
 }
 
 impl<'a, R: Runner> Driver<'a, R> {
@@ -75,6 +77,7 @@ impl<'a, R: Runner> Driver<'a, R> {
             adopted,
             facts: AttemptFacts::default(),
             stopping: None,
+            pulling_since: None,
         }
     }
 
@@ -269,6 +272,7 @@ impl<'a, R: Runner> Driver<'a, R> {
         {
             self.facts.node.clone_from(node);
         }
+        self.pulling_since = patience::failing_pull(observation).and(self.pulling_since.or_else(|| Some(self.now())));
         if let Some(commit) = commit(observation.steps()) {
             self.facts.commit = Some(commit);
         }
@@ -296,6 +300,7 @@ impl<'a, R: Runner> Driver<'a, R> {
                 claimed_at: self.claimed.attempt_created_at,
                 timeout_seconds: self.claimed.assignment.spec.timeout_seconds,
                 stopping: self.stopping.as_ref(),
+                pulling_since: self.pulling_since,
                 observation,
             },
         )

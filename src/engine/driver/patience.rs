@@ -24,6 +24,8 @@ pub(super) struct Situation<'a> {
     pub(super) claimed_at: DateTime<Utc>,
     pub(super) timeout_seconds: u32,
     pub(super) stopping: Option<&'a Stopping>,
+    /// Since when an image can't be pulled.
+    pub(super) pulling_since: Option<DateTime<Utc>>,
     pub(super) observation: &'a Observation,
 }
 
@@ -52,6 +54,14 @@ pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<
         let at = stopping.since + limit(config.stop_timeout_seconds);
         return (at, Overdue::Remove(failure));
     }
+    if let (Some(since), Some(words)) = (situation.pulling_since, failing_pull(situation.observation)) {
+        let message = format!("An image that the build's pod needs can't be pulled: {words}");
+        let failure = Failure::new(FailureCode::ImagePullFailed, message);
+        return (
+            since + limit(config.image_pull_timeout_seconds),
+            Overdue::Remove(failure),
+        );
+    }
     if let BuildState::Running { started_at, .. } = situation.state {
         let seconds = situation.timeout_seconds;
         let message = format!(
@@ -73,14 +83,6 @@ pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<
                 words.as_deref().unwrap_or("nothing")
             ),
         ),
-        Observation::Pending {
-            reason: PendingReason::ImagePull(words),
-            ..
-        } => (
-            config.image_pull_timeout_seconds,
-            FailureCode::ImagePullFailed,
-            format!("An image that the build's pod needs can't be pulled: {words}"),
-        ),
         other => {
             let words = match other {
                 Observation::Pending {
@@ -99,6 +101,21 @@ pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<
     };
     let at = situation.claimed_at + limit(seconds);
     (at, Overdue::Remove(Failure::new(code, message)))
+}
+
+/// The kubelet's words, when an image can't be pulled.
+pub(super) fn failing_pull(observation: &Observation) -> Option<&str> {
+    match observation {
+        Observation::Pending {
+            reason: PendingReason::ImagePull(words),
+            ..
+        }
+        | Observation::Running {
+            waiting: Some(PendingReason::ImagePull(words)),
+            ..
+        } => Some(words),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -131,7 +148,7 @@ mod tests {
             (
                 &starting,
                 pending(PendingReason::ImagePull(String::new())),
-                60,
+                90,
                 FailureCode::ImagePullFailed,
             ),
             (
@@ -149,6 +166,7 @@ mod tests {
                 claimed_at: DateTime::UNIX_EPOCH,
                 timeout_seconds: 7,
                 stopping: None,
+                pulling_since: failing_pull(&observation).map(|_| DateTime::UNIX_EPOCH + TimeDelta::seconds(30)),
                 observation: &observation,
             };
             let (at, overdue) = deadline(&config, &situation);
@@ -172,6 +190,7 @@ mod tests {
             claimed_at: DateTime::UNIX_EPOCH,
             timeout_seconds: 7,
             stopping: Some(&stopping),
+            pulling_since: None,
             observation: &Observation::Unseen,
         };
         let (at, overdue) = deadline(&Config::default(), &situation);

@@ -1,0 +1,228 @@
+//! The configuration file. Unknown keys are errors; the environment and flags win over it.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::{domain::spec::Limits, engine, runner::registry::Registry};
+
+/// All that can be configured. `deploy/kiln.toml` shows it with comments.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// Stands before the paths in links.
+    pub external_url: Option<Url>,
+    /// The database.
+    pub database: Database,
+    /// Registries that need more than HTTPS by their own name.
+    pub registry: Vec<Registry>,
+    /// What requests may ask for.
+    pub limits: Limits,
+    /// Limits and timers of the engine.
+    pub engine: engine::Config,
+    /// What is written to standard error.
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            external_url: None,
+            database: Database::default(),
+            registry: Vec::new(),
+            limits: Limits::default(),
+            engine: engine::Config::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// The database.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Database {
+    /// `postgres://user:password@host/database`; a folder as `host` is a Unix socket.
+    pub url: String,
+    /// Connections this replica opens at most.
+    pub max_connections: u32,
+    /// How long to wait for a free connection.
+    pub acquire_timeout_seconds: u32,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            url: "postgres:///kiln".to_owned(),
+            max_connections: 20,
+            acquire_timeout_seconds: 5,
+        }
+    }
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("Database")
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is written to standard error.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// How.
+    pub format: LogFormat,
+    /// Which events, in the notation of `tracing-subscriber`'s `EnvFilter`.
+    pub filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Text,
+            filter: "info".to_owned(),
+        }
+    }
+}
+
+/// Forms of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("the configuration {} can't be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file isn't right.
+    #[error("the configuration {} isn't valid:\n{source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value doesn't work with the others.
+    #[error("the configuration isn't valid: {0}")]
+    Invalid(String),
+}
+
+/// What the environment and flags can set; each wins over the file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Overrides {
+    /// Configuration file (TOML)
+    #[arg(long, global = true, env = "KILN_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Database to use, such as `postgres://kiln:secret@db/kiln`
+    #[arg(
+        long,
+        global = true,
+        env = "KILN_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub database_url: Option<String>,
+    /// Address that the API listens on
+    #[arg(long, global = true, env = "KILN_LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// What stands before the paths in links
+    #[arg(long, global = true, env = "KILN_EXTERNAL_URL", value_name = "URL")]
+    pub external_url: Option<Url>,
+}
+
+impl Config {
+    /// The configuration that a process is to use.
+    pub fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
+        let mut config = match &overrides.config {
+            Some(path) => Self::read(path)?,
+            None => Self::default(),
+        };
+        if let Some(url) = &overrides.database_url {
+            config.database.url.clone_from(url);
+        }
+        if let Some(listen) = overrides.listen {
+            config.listen = listen;
+        }
+        if let Some(url) = &overrides.external_url {
+            config.external_url = Some(url.clone());
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |problem: String| Err(ConfigError::Invalid(problem));
+        if self.database.max_connections < 3 {
+            return invalid("`database.max_connections` must be at least 3".to_owned());
+        }
+        if self.engine.lease_seconds < 3 {
+            return invalid("`engine.lease_seconds` must be at least 3".to_owned());
+        }
+        if self.engine.max_attempts == 0 || self.engine.claim_batch == 0 {
+            return invalid("`engine.max_attempts` and `engine.claim_batch` must be at least 1".to_owned());
+        }
+        if let Some(url) = &self.external_url
+            && !matches!(url.scheme(), "http" | "https")
+        {
+            return invalid("`external_url` must begin with http:// or https://".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_are_errors_that_name_the_place() {
+        let error = toml::from_str::<Config>("[engine]\nlease_second = 3\n").expect_err("unknown key");
+        assert!(error.to_string().contains("lease_second"), "{error}");
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let mut config = Config::default();
+        config.database.url = "postgres://kiln:hunter2@db/kiln".to_owned();
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn values_that_do_not_fit_together_are_refused() {
+        let mut config = Config::default();
+        config.database.max_connections = 1;
+        assert!(matches!(config.check(), Err(ConfigError::Invalid(_))));
+    }
+}
