@@ -9,6 +9,7 @@ use std::{
 use kiln_agent::wire::frame::Stream;
 use nix::{
     errno::Errno,
+    fcntl::{FcntlArg, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
@@ -23,6 +24,7 @@ const READ_SIZE: usize = 64 * 1024;
 
 /// The most that a pipe can hold (`/proc/sys/fs/pipe-max-size` for who isn't root).
 const MAX_PIPE: usize = 1024 * 1024;
+const PIPE_SIZE: i32 = 1024 * 1024;
 
 /// Where the bytes of a pipe go.
 #[derive(Clone)]
@@ -46,6 +48,9 @@ pub(crate) fn read_to_end(
     target: &Target,
     mut lost: impl FnMut(OutputLost),
 ) {
+    // Buildah's chroot isolation drops what it couldn't pass on by the time a command ends, so there is to be room.
+    // Where the pipe can't be made longer the usual length has to do.
+    let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
     let mut lines = Lines::default();
     let mut buffer = vec![0; READ_SIZE];
     let mut left: Option<usize> = None;
