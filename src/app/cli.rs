@@ -38,7 +38,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Serve {
     /// Parts to run in this process
-    #[arg(long, value_delimiter = ',', default_values = ["api"], value_name = "ROLE")]
+    #[arg(long, value_delimiter = ',', default_values = ["api", "worker"], value_name = "ROLE")]
     pub roles: Vec<Role>,
     /// Bring the schema up to date first
     #[arg(long)]
@@ -50,6 +50,8 @@ pub struct Serve {
 pub enum Role {
     /// Takes requests and streams logs.
     Api,
+    /// Carries out builds.
+    Worker,
 }
 
 /// `kiln config …`.

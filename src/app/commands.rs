@@ -1,16 +1,19 @@
 //! What the commands do.
 
+use std::time::Duration;
+
 use chrono::Utc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
     cli::{Role, Serve, TokenCreate},
-    config::Config,
+    config::{Config, RunnerKind},
     serve::{ServeError, Service, asked_to_end, open_database},
 };
 use crate::{
     http::{Random, token::BearerToken},
+    runner::kubernetes::KubernetesRunner,
     store::{self, tokens::NewToken},
 };
 
@@ -31,6 +34,14 @@ pub enum CommandError {
     /// The schema can't be brought up to date.
     #[error("the schema can't be brought up to date: {0}. Is the database there? It is set by KILN_DATABASE_URL.")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The local runner can't start.
+    #[error("{doing}: {error}{}", cause(.error))]
+    Runner {
+        /// What was tried.
+        doing: &'static str,
+        /// What came back.
+        error: crate::runner::RunnerError,
+    },
 }
 
 fn cause(error: &dyn std::error::Error) -> String {
@@ -49,8 +60,30 @@ pub async fn serve(config: Config, flags: &Serve) -> Result<(), CommandError> {
         asked_to_end().await;
         on_signal.cancel();
     });
-    let service = Service::new(config, pool, shutdown.clone());
-    finish(service, flags).await
+    let service = Service::new(config.clone(), pool, shutdown.clone());
+    if !flags.roles.contains(&Role::Worker) {
+        return finish(service, flags).await;
+    }
+    let name = worker_name();
+    match config.runner {
+        RunnerKind::Kubernetes => {
+            let tasks = TaskTracker::new();
+            let ended = CancellationToken::new();
+            let runner = KubernetesRunner::start(config.kubernetes, config.registry, ended.clone(), tasks.clone())
+                .map_err(|error| CommandError::Runner {
+                    doing: "the Kubernetes runner can't start",
+                    error,
+                })?;
+            let (service, context) = service.with_worker(runner, name)?;
+            let outcome = finish(service, flags).await;
+            drop(context);
+            ended.cancel();
+            tasks.close();
+            // What does not end in time ends with the process.
+            let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
+            outcome
+        }
+    }
 }
 
 async fn finish(service: Service, flags: &Serve) -> Result<(), CommandError> {
@@ -62,6 +95,15 @@ async fn finish(service: Service, flags: &Serve) -> Result<(), CommandError> {
         service
     };
     Ok(service.run().await?)
+}
+
+/// Host and process, for people who look at the table of workers.
+pub fn worker_name() -> String {
+    let host = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_default();
+    format!("{host}/{}", std::process::id())
 }
 
 /// `kiln migrate`.

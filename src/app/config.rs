@@ -8,7 +8,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{domain::spec::Limits, engine, runner::registry::Registry};
+use crate::{
+    domain::spec::Limits,
+    engine,
+    runner::{kubernetes, registry::Registry},
+};
 
 /// All that can be configured. `deploy/kiln.toml` shows it with comments.
 #[derive(Clone, Debug, Deserialize)]
@@ -20,6 +24,10 @@ pub struct Config {
     pub external_url: Option<Url>,
     /// The database.
     pub database: Database,
+    /// Where attempts run.
+    pub runner: RunnerKind,
+    /// The cluster, for `runner = "kubernetes"`.
+    pub kubernetes: kubernetes::config::Config,
     /// Registries that need more than HTTPS by their own name.
     pub registry: Vec<Registry>,
     /// What requests may ask for.
@@ -36,6 +44,8 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             external_url: None,
             database: Database::default(),
+            runner: RunnerKind::Kubernetes,
+            kubernetes: kubernetes::config::Config::default(),
             registry: Vec::new(),
             limits: Limits::default(),
             engine: engine::Config::default(),
@@ -73,6 +83,14 @@ impl std::fmt::Debug for Database {
             .field("max_connections", &self.max_connections)
             .finish_non_exhaustive()
     }
+}
+
+/// Where attempts run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunnerKind {
+    /// As pods.
+    Kubernetes,
 }
 
 /// What is written to standard error.
@@ -146,6 +164,9 @@ pub struct Overrides {
     /// Address that the API listens on
     #[arg(long, global = true, env = "KILN_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Namespace of build pods
+    #[arg(long, global = true, env = "KILN_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
     /// What stands before the paths in links
     #[arg(long, global = true, env = "KILN_EXTERNAL_URL", value_name = "URL")]
     pub external_url: Option<Url>,
@@ -163,6 +184,9 @@ impl Config {
         }
         if let Some(listen) = overrides.listen {
             config.listen = listen;
+        }
+        if let Some(namespace) = &overrides.namespace {
+            config.kubernetes.namespace.clone_from(namespace);
         }
         if let Some(url) = &overrides.external_url {
             config.external_url = Some(url.clone());

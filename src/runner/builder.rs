@@ -13,7 +13,7 @@ use std::path::Path;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use kiln_agent::wire::plan::{Plan, RunPlan, SourceKind, SourcePlan};
 
-pub(super) use self::failure::{Cause, out_of_memory, push_failed};
+pub(super) use self::failure::out_of_memory;
 pub use self::{buildah::StorageDriver, failure::classify};
 use super::registry::Registry;
 use crate::domain::{

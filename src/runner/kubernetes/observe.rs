@@ -11,6 +11,7 @@ use k8s_openapi::{
 };
 use kiln_agent::wire::report::{Exit, Report};
 
+use super::pod;
 use crate::{
     domain::{
         event::StepName,
@@ -83,7 +84,7 @@ fn outcome(pod: &Pod, status: &PodStatus, steps: &[StepObservation]) -> Option<O
     {
         return Some(Outcome::Succeeded);
     }
-    let failure = pod_failure(status).or_else(|| container_failure(pod, status, steps));
+    let failure = pod_failure(pod, status).or_else(|| container_failure(pod, status, steps));
     if let Some(failure) = failure {
         return Some(Outcome::Failed(failure));
     }
@@ -100,12 +101,15 @@ fn outcome(pod: &Pod, status: &PodStatus, steps: &[StepObservation]) -> Option<O
 }
 
 /// What was done to the pod as a whole.
-fn pod_failure(status: &PodStatus) -> Option<Failure> {
+fn pod_failure(pod: &Pod, status: &PodStatus) -> Option<Failure> {
     let message = words(status.message.as_deref());
     let reason = status.reason.as_deref().unwrap_or_default();
     let failed = |code, text: String| Some(Failure::new(code, text));
     // Reasons that the kubelet and the node life cycle controller set.
     match reason {
+        "DeadlineExceeded" if pod::is_stopped(pod) => {
+            return failed(FailureCode::Internal, "The build's pod was told to stop.".to_owned());
+        }
         "DeadlineExceeded" => {
             return failed(
                 FailureCode::Timeout,

@@ -29,7 +29,7 @@ use crate::{
     domain::{
         build::Assignment,
         failure::{Failure, FailureCode},
-        id::AttemptId,
+        id::{AttemptId, BuildId},
         spec::{Builder, CpuMillis, MemoryBytes, Resources},
     },
     runner::{
@@ -38,6 +38,8 @@ use crate::{
     },
 };
 
+/// What the name of every pod of ours begins with.
+pub(super) const NAME_PREFIX: &str = "kiln-";
 /// Label: the build's id.
 pub(super) const BUILD: &str = "kiln.build/build";
 /// Label: the attempt's number.
@@ -46,6 +48,8 @@ pub(super) const ATTEMPT: &str = "kiln.build/attempt";
 pub(super) const PROJECT: &str = "kiln.build/project";
 /// Label: the installation's name, by which an installation knows its own pods.
 pub(super) const INSTALLATION: &str = "kiln.build/installation";
+/// Annotation: the pod was told to stop by setting its deadline.
+pub(super) const STOPPED: &str = "kiln.build/stopped";
 /// Annotation: the plan, as JSON.
 pub(super) const PLAN: &str = "kiln.build/plan";
 
@@ -60,9 +64,15 @@ const SOURCE_DIR: &str = "/kiln/source";
 const SCRATCH_DIR: &str = "/kiln/scratch";
 const STORAGE_DIR: &str = "/kiln/storage";
 
+/// Whether the pod was told to stop.
+pub(super) fn is_stopped(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.is_some_and(|annotations| annotations.contains_key(STOPPED))
+}
+
 /// Name of an attempt's pod: creating it twice is a conflict, which is what keeps an attempt to one pod.
 pub(super) fn name(attempt: AttemptId) -> String {
-    format!("kiln-{attempt}")
+    format!("{NAME_PREFIX}{attempt}")
 }
 
 /// The attempt that a pod belongs to.
@@ -81,14 +91,66 @@ pub(super) fn is_ours(pod: &Pod, installation: &str, attempt: AttemptId) -> bool
         && self::attempt(pod) == Some(attempt)
 }
 
+/// What distinguishes one pod from another.
+struct Outline {
+    attempt: AttemptId,
+    project: String,
+    builder_image: String,
+    builder: Builder,
+    resources: Resources,
+    timeout_seconds: u32,
+    plan: String,
+}
+
 /// The pod of an attempt, or why there can be none.
 pub(super) fn build(config: &Config, registries: &[Registry], assignment: &Assignment) -> Result<Pod, Failure> {
-    let plan = plan(config, registries, assignment)?;
-    let resources = &assignment.spec.resources;
+    let spec = &assignment.spec;
+    Ok(assemble(
+        config,
+        Outline {
+            attempt: assignment.attempt,
+            project: assignment.project.to_string(),
+            builder_image: builder_image(config, spec.builder)?,
+            builder: spec.builder,
+            resources: spec.resources,
+            timeout_seconds: spec.timeout_seconds,
+            plan: plan(config, registries, assignment)?,
+        },
+    ))
+}
+
+/// A pod like those of builds, for asking whether they would be admitted. Small, so that a quota lets it pass as long
+/// as it lets anything pass.
+pub(super) fn probe(config: &Config) -> Pod {
+    let attempt = AttemptId {
+        build: BuildId(uuid::Uuid::nil()),
+        number: 0,
+    };
+    let resources = Resources {
+        cpu: CpuMillis(1),
+        memory: MemoryBytes(1 << 20),
+        disk: MemoryBytes(1 << 20),
+    };
+    assemble(
+        config,
+        Outline {
+            attempt,
+            project: "probe".to_owned(),
+            builder_image: config.buildkit_image.clone(),
+            builder: Builder::Buildkit,
+            resources,
+            timeout_seconds: 1,
+            plan: String::new(),
+        },
+    )
+}
+
+fn assemble(config: &Config, outline: Outline) -> Pod {
+    let resources = &outline.resources;
     let mut template = PodTemplateSpec {
         metadata: None,
         spec: Some(PodSpec {
-            containers: vec![build_container(config, assignment)?],
+            containers: vec![build_container(config, &outline)],
             image_pull_secrets: Some(
                 config
                     .image_pull_secrets
@@ -115,12 +177,12 @@ pub(super) fn build(config: &Config, registries: &[Registry], assignment: &Assig
     let fixed = template.spec.clone().unwrap_or_default();
     template.merge_from(config.pod_template.0.clone());
     let mut spec = template.spec.unwrap_or_default();
-    fix(&mut spec, fixed, config, assignment);
-    Ok(Pod {
-        metadata: metadata(template.metadata.unwrap_or_default(), config, assignment, plan),
+    fix(&mut spec, fixed, config, outline.timeout_seconds);
+    Pod {
+        metadata: metadata(template.metadata.unwrap_or_default(), config, outline),
         spec: Some(spec),
         status: None,
-    })
+    }
 }
 
 fn plan(config: &Config, registries: &[Registry], assignment: &Assignment) -> Result<String, Failure> {
@@ -152,22 +214,23 @@ fn plan(config: &Config, registries: &[Registry], assignment: &Assignment) -> Re
 }
 
 /// Metadata: the administrator's, with ours on top.
-fn metadata(template: ObjectMeta, config: &Config, assignment: &Assignment, plan: String) -> ObjectMeta {
+fn metadata(template: ObjectMeta, config: &Config, outline: Outline) -> ObjectMeta {
+    let attempt = outline.attempt;
     let mut labels = template.labels.unwrap_or_default();
     labels.extend(
         [
             ("app.kubernetes.io/managed-by", "kiln".to_owned()),
-            (BUILD, assignment.attempt.build.to_string()),
-            (ATTEMPT, assignment.attempt.number.to_string()),
-            (PROJECT, assignment.project.to_string()),
+            (BUILD, attempt.build.to_string()),
+            (ATTEMPT, attempt.number.to_string()),
+            (PROJECT, outline.project),
             (INSTALLATION, config.installation.clone()),
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
     let mut annotations = template.annotations.unwrap_or_default();
-    annotations.insert(PLAN.to_owned(), plan);
+    annotations.insert(PLAN.to_owned(), outline.plan);
     ObjectMeta {
-        name: Some(name(assignment.attempt)),
+        name: Some(name(attempt)),
         namespace: Some(config.namespace.clone()),
         labels: Some(labels),
         annotations: Some(annotations),
@@ -176,8 +239,8 @@ fn metadata(template: ObjectMeta, config: &Config, assignment: &Assignment, plan
 }
 
 /// What no template may change: the fields on which isolation and the watching of the pod rest.
-fn fix(spec: &mut PodSpec, ours: PodSpec, config: &Config, assignment: &Assignment) {
-    let deadline = i64::from(assignment.spec.timeout_seconds) + i64::from(config.deadline_allowance_seconds);
+fn fix(spec: &mut PodSpec, ours: PodSpec, config: &Config, timeout_seconds: u32) {
+    let deadline = i64::from(timeout_seconds) + i64::from(config.deadline_allowance_seconds);
     // Kubernetes takes no more.
     spec.active_deadline_seconds = Some(deadline.min(i32::MAX.into()));
     spec.automount_service_account_token = Some(false);
@@ -254,33 +317,33 @@ fn source_container(config: &Config, resources: &Resources) -> Container {
     }
 }
 
-fn build_container(config: &Config, assignment: &Assignment) -> Result<Container, Failure> {
-    let (image, security_context, env) = match assignment.spec.builder {
-        Builder::Buildkit => (config.buildkit_image.clone(), rootless(), vec![]),
-        Builder::Buildah => {
-            let image = config.buildah_image.clone().ok_or_else(|| {
-                Failure::new(
-                    FailureCode::Internal,
-                    "This installation has no buildah: use the builder `buildkit`, or have the operator set `kubernetes.buildah_image`.",
-                )
-            })?;
-            (
-                image,
-                chroot_isolation(),
-                vec![self::env("BUILDAH_ISOLATION", "chroot")],
+fn builder_image(config: &Config, builder: Builder) -> Result<String, Failure> {
+    match builder {
+        Builder::Buildkit => Ok(config.buildkit_image.clone()),
+        Builder::Buildah => config.buildah_image.clone().ok_or_else(|| {
+            Failure::new(
+                FailureCode::Internal,
+                "This installation has no buildah: use the builder `buildkit`, or have the operator set `kubernetes.buildah_image`.",
             )
-        }
+        }),
+    }
+}
+
+fn build_container(config: &Config, outline: &Outline) -> Container {
+    let (security_context, env) = match outline.builder {
+        Builder::Buildkit => (rootless(), vec![]),
+        Builder::Buildah => (chroot_isolation(), vec![self::env("BUILDAH_ISOLATION", "chroot")]),
     };
-    let mut resources = assignment.spec.resources;
+    let mut resources = outline.resources;
     if let Some(CpuMillis(more)) = config.overhead.cpu {
         resources.cpu.0 = resources.cpu.0.saturating_add(more);
     }
     if let Some(MemoryBytes(more)) = config.overhead.memory {
         resources.memory.0 = resources.memory.0.saturating_add(more);
     }
-    Ok(Container {
+    Container {
         name: "build".to_owned(),
-        image: Some(image),
+        image: Some(outline.builder_image.clone()),
         command: Some(agent_command("run")),
         env: Some(env),
         resources: Some(requirements(&resources)),
@@ -293,7 +356,7 @@ fn build_container(config: &Config, assignment: &Assignment) -> Result<Container
             mount("storage", STORAGE_DIR, false),
         ]),
         ..container()
-    })
+    }
 }
 
 /// What all containers have in common.

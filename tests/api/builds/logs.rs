@@ -179,3 +179,30 @@ async fn any_range_of_a_finished_text_can_be_had(pool: PgPool) {
     assert_eq!(condition("\"other\"").await.text, TEXT);
     app.stop().await;
 }
+
+#[sqlx::test]
+async fn a_long_text_comes_in_order_and_in_any_range(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let caller = app.caller(Scope::BuildsWrite).await;
+    let path = format!("/v1/builds/{}/logs", id(&caller.create().await));
+    let mut hand = Hand::claim(&pool, &app.signals).await;
+    hand.run().await;
+    // More rows than the journal reads at once, several times over.
+    let mut text = String::new();
+    for line in 0..70 {
+        let line = format!("line {line} {}\n", "=".repeat(line));
+        hand.print(StepName::Build, &line).await;
+        text.push_str(&line);
+    }
+    assert_eq!(Answer::of(caller.get(&path)).await.text, text);
+    hand.succeed().await;
+    assert_eq!(Answer::of(caller.get(&path)).await.text, text);
+    for first in (0..text.len()).step_by(397) {
+        for last in [first, first + 10, first + 1500, text.len() - 1] {
+            let last = last.min(text.len() - 1);
+            let answer = Answer::of(caller.get(&path).header("range", format!("bytes={first}-{last}"))).await;
+            assert_eq!(answer.text, text[first..=last]);
+        }
+    }
+    app.stop().await;
+}

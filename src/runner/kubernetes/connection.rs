@@ -1,0 +1,240 @@
+//! The client of the Kubernetes API, and whether it is of use.
+//!
+//! A kubeconfig that can't be read, a cluster that is away or a namespace that is missing must not end the service:
+//! builds stay queued, `/readyz` says what to do, and the check is repeated until it succeeds.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{Client, Config as KubeConfig, api::PostParams, core::Request};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::call::{Fault, call};
+use crate::runner::Readiness;
+
+/// Between checks while all is well.
+const RELAXED: Duration = Duration::from_secs(30);
+/// Between checks while something is wrong.
+const EAGER: Duration = Duration::from_secs(5);
+
+/// How the watch of the pods goes. Builds are only launched where they can be watched.
+#[derive(Clone, Debug)]
+pub(super) enum Watch {
+    /// The pods have not been listed yet.
+    Unlisted,
+    /// Nothing is wrong with it, as far as is known.
+    Fine,
+    /// The server refused it, for this reason, at this time. A watch that comes back to life may stay silent for
+    /// long, while one that keeps failing says so again and again: old news is no news.
+    Refused(String, Instant),
+}
+
+/// A refusal counts for this long; the longest pause between two tries is half of it.
+const REFUSAL: Duration = Duration::from_secs(60);
+
+/// The client, shared by everything that talks to the cluster.
+pub(super) struct Connection {
+    namespace: String,
+    /// A pod like those of builds, as JSON: asking whether it could be created answers whether theirs can.
+    probe: Vec<u8>,
+    client: watch::Sender<Option<Client>>,
+    readiness: watch::Sender<Readiness>,
+    watch: watch::Sender<Watch>,
+    check_now: Notify,
+}
+
+impl Connection {
+    /// A connection that isn't there yet; see [`Self::run`].
+    pub(super) fn new(namespace: String, probe: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self {
+            namespace,
+            probe,
+            client: watch::Sender::new(None),
+            readiness: watch::Sender::new(Readiness::NotReady("the cluster has not been asked yet".to_owned())),
+            watch: watch::Sender::new(Watch::Unlisted),
+            check_now: Notify::new(),
+        })
+    }
+
+    /// The namespace of the build pods.
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Requests about pods in the namespace.
+    pub(super) fn pods(&self) -> Request {
+        Request::new(format!("/api/v1/namespaces/{}/pods", self.namespace))
+    }
+
+    /// The client, or why there is none.
+    pub(super) fn client(&self) -> Result<Client, Fault> {
+        self.client.borrow().clone().ok_or_else(|| {
+            Fault::Unusable(match &*self.readiness.borrow() {
+                Readiness::NotReady(reason) => reason.clone(),
+                Readiness::Ready => "the connection to the cluster is being renewed".to_owned(),
+            })
+        })
+    }
+
+    /// Follows the client: it changes when the kubeconfig was read again.
+    pub(super) fn clients(&self) -> watch::Receiver<Option<Client>> {
+        self.client.subscribe()
+    }
+
+    /// Follows the readiness.
+    pub(super) fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// Sends a request about pods.
+    pub(super) async fn call(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<bytes::Bytes, Fault> {
+        let result = call(&self.client()?, &self.namespace, request).await;
+        if let Err(Fault::Unusable(reason)) = &result {
+            self.report_problem(reason.clone());
+        }
+        result
+    }
+
+    /// Sends a request that can be repeated, a few times if need be.
+    pub(super) async fn call_again(
+        &self,
+        request: impl Fn(&Request) -> Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<bytes::Bytes, Fault> {
+        let mut pauses = [200, 1000].map(Duration::from_millis).into_iter();
+        loop {
+            let result = self.call(request(&self.pods())).await;
+            let (Err(Fault::Busy(_) | Fault::Unclear(..)), Some(pause)) = (&result, pauses.next()) else {
+                return result;
+            };
+            tokio::time::sleep(jittered(pause)).await;
+        }
+    }
+
+    /// Somebody found that the cluster is of no use: says so at once, and checks again soon.
+    pub(super) fn report_problem(&self, reason: String) {
+        self.set(Readiness::NotReady(reason));
+        self.check_now.notify_one();
+    }
+
+    /// How the watch goes now. Anything but good news leads to a check.
+    pub(super) fn report_watch(&self, watch: Watch) {
+        let news = match &watch {
+            Watch::Fine => !matches!(*self.watch.borrow(), Watch::Fine),
+            Watch::Unlisted | Watch::Refused(..) => true,
+        };
+        if news {
+            self.watch.send_replace(watch);
+            self.check_now.notify_one();
+        }
+    }
+
+    /// Something broke off: the next check comes soon.
+    pub(super) fn suspect(&self) {
+        self.check_now.notify_one();
+    }
+
+    /// Keeps the client and the readiness up to date.
+    pub(super) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            self.check().await;
+            let ready = *self.readiness.borrow() == Readiness::Ready;
+            let wait = if ready { RELAXED } else { EAGER };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(jittered(wait)) => {}
+                // Not more than a few times a second, whatever is reported.
+                () = async {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    self.check_now.notified().await;
+                } => {}
+            }
+        }
+    }
+
+    async fn check(&self) {
+        let client = self.client.borrow().clone();
+        let mut verdict = match &client {
+            Some(client) => self.probe(client).await,
+            None => Err(String::new()),
+        };
+        if verdict.is_err() {
+            // What is wrong may be what the kubeconfig said: read it again.
+            verdict = match connect().await {
+                Ok(renewed) => {
+                    let verdict = self.probe(&renewed).await;
+                    if verdict.is_ok() || client.is_none() {
+                        self.client.send_replace(Some(renewed));
+                    }
+                    verdict
+                }
+                Err(reason) => Err(reason),
+            };
+        }
+        let verdict = verdict.and_then(|()| match &*self.watch.borrow() {
+            Watch::Unlisted => Err("the build pods are being listed".to_owned()),
+            Watch::Refused(reason, at) if at.elapsed() < REFUSAL => Err(reason.clone()),
+            Watch::Refused(..) | Watch::Fine => Ok(()),
+        });
+        self.set(match verdict {
+            Ok(()) => Readiness::Ready,
+            Err(reason) => Readiness::NotReady(reason),
+        });
+    }
+
+    /// Asks whether a build pod could be created: the API answers, knows the service, has the namespace, and admits
+    /// such pods there.
+    async fn probe(&self, client: &Client) -> Result<(), String> {
+        let params = PostParams {
+            dry_run: true,
+            field_manager: None,
+        };
+        match call(client, &self.namespace, self.pods().create(&params, self.probe.clone())).await {
+            Ok(_) => Ok(()),
+            Err(Fault::Unusable(reason)) => Err(reason),
+            Err(Fault::Unclear(reason, _)) => Err(format!("the Kubernetes API fails ({reason})")),
+            // It answers, and what it has against the probe it may not have against a build. A webhook that can't
+            // take part in a dry run refuses it.
+            Err(Fault::Busy(_) | Fault::NotFound | Fault::AlreadyExists | Fault::Conflict | Fault::Refused(_)) => {
+                Ok(())
+            }
+        }
+    }
+
+    fn set(&self, readiness: Readiness) {
+        let changed = self.readiness.send_if_modified(|current| {
+            let changed = *current != readiness;
+            current.clone_from(&readiness);
+            changed
+        });
+        if changed {
+            match &readiness {
+                Readiness::Ready => tracing::info!(namespace = %self.namespace, "the cluster takes build pods"),
+                Readiness::NotReady(reason) => {
+                    tracing::warn!(namespace = %self.namespace, reason, "the cluster doesn't take build pods");
+                }
+            }
+        }
+    }
+}
+
+/// A client by the kubeconfig as it is now, or why there can be none.
+async fn connect() -> Result<Client, String> {
+    let mut config = KubeConfig::infer().await.map_err(|error| {
+        format!("no usable kubeconfig: {error}. Set KUBECONFIG to one, or run in a pod with a service account.")
+    })?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // Who calls decides what is tried again, and for how long.
+    config.default_retry = false;
+    Client::try_from(config).map_err(|error| format!("the kubeconfig can't be used: {error}"))
+}
+
+/// Replicas that failed together don't come back together.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(rand::random_range(0.8..1.2))
+}

@@ -1,0 +1,353 @@
+//! Reading a step's log by following the Kubernetes log API.
+//!
+//! The API promises little: a follow stream may end at any time without the log being at its end, may hang, may skip
+//! what was rotated away, reports the node's errors as log text, and takes whole seconds only as a place to begin.
+//! The frames' numbers make up for it. A stream's end means nothing here: what counts is that the container has
+//! ended, and that everything its agent says it wrote has come, or that a complete reading brings nothing new.
+//!
+//! Reading slowly loses lines when the node rotates the log, so chunks are passed on as they come.
+
+mod lines;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::BodyExt;
+use k8s_openapi::jiff::Timestamp;
+use kube::{api::LogParams, client::Body};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::task::TaskTracker;
+
+use self::lines::Lines;
+use super::{Inner, call, pod};
+use crate::{
+    domain::{event::StepName, id::AttemptId},
+    runner::{LogEnd, LogPosition, LogReader, Observation, StepObservation},
+};
+
+/// Chunks between the reader and whoever takes them; a chunk is what came in one piece, at most some 100 KiB.
+const CHUNKS: usize = 64;
+/// How long the API server may take to begin a stream.
+const OPEN: Duration = Duration::from_secs(20);
+/// A follow stream that is silent for this long is opened again: it may be half-open, and nothing else would tell.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long a follow stream may go on after its container was seen to have ended.
+const LINGER: Duration = Duration::from_secs(3);
+/// How long to look for the rest of a log after its container ended.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The first and the longest pause before a stream is opened again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// Starts reading.
+pub(super) fn read(
+    inner: &Arc<Inner>,
+    tasks: &TaskTracker,
+    attempt: AttemptId,
+    step: StepName,
+    after: LogPosition,
+) -> LogReader {
+    let (sender, chunks) = mpsc::channel(CHUNKS);
+    let reader = Reader {
+        inner: Arc::clone(inner),
+        name: pod::name(attempt),
+        step,
+        observed: inner.index.observe(attempt),
+        sender,
+        lines: Lines::new(after),
+        from_start: false,
+    };
+    LogReader {
+        chunks,
+        end: tasks.spawn(reader.run()),
+    }
+}
+
+struct Reader {
+    inner: Arc<Inner>,
+    name: String,
+    step: StepName,
+    observed: watch::Receiver<Observation>,
+    sender: mpsc::Sender<Bytes>,
+    lines: Lines,
+    /// The next stream is to begin at the log's beginning, because one that began later left a gap.
+    from_start: bool,
+}
+
+/// Where a step stands, as far as its log is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It has not begun.
+    Ahead,
+    /// It runs.
+    Running,
+    /// It has ended, having written this many lines if that is known; or its attempt has.
+    Over(Option<u64>),
+    /// The attempt ended before it began.
+    Never,
+}
+
+/// How one stream ended.
+#[derive(Debug)]
+enum Ended {
+    /// Regularly.
+    Clean,
+    /// It was silent for too long.
+    Idle,
+    /// It failed, with words for the gap that may follow from it.
+    Broken(String),
+    /// The pod isn't there.
+    Missing,
+    /// Nobody wants it any more.
+    Abandoned,
+}
+
+impl Reader {
+    async fn run(mut self) -> LogEnd {
+        let mut pause = PAUSES.0;
+        let mut deadline = None;
+        let mut missing = 0;
+        loop {
+            let state = state(&self.observed.borrow_and_update(), self.step);
+            let over = match state {
+                State::Never => return LogEnd::Complete,
+                State::Over(Some(lines)) if self.lines.position().line >= lines => return LogEnd::Complete,
+                State::Ahead => {
+                    if self.wait(None).await.is_err() {
+                        return abandoned();
+                    }
+                    continue;
+                }
+                State::Running => false,
+                State::Over(_) => true,
+            };
+            let deadline = over.then(|| *deadline.get_or_insert_with(|| Instant::now() + PATIENCE));
+            let before = self.lines.position().line;
+            let ended = self.stream(!over).await;
+            let progress = self.lines.position().line > before;
+            if progress {
+                (pause, missing) = (PAUSES.0, 0);
+            }
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            match ended {
+                Ended::Abandoned => return abandoned(),
+                Ended::Missing => {
+                    missing += 1;
+                    // The watch knows better whether it is gone, and what it had to say at last; give it a moment.
+                    if missing > 3 || late {
+                        return self.gone();
+                    }
+                }
+                // Nothing new after the end: for all that can be known, this is all.
+                Ended::Clean if state == State::Over(None) && !progress => return LogEnd::Complete,
+                Ended::Clean if late && !progress => return LogEnd::Complete,
+                Ended::Broken(reason) => {
+                    tracing::debug!(
+                        pod = self.name,
+                        step = self.step.as_str(),
+                        reason,
+                        "the log stream broke off"
+                    );
+                    if late {
+                        return LogEnd::Lost(reason);
+                    }
+                }
+                Ended::Clean | Ended::Idle => {}
+            }
+            if over && progress {
+                continue;
+            }
+            if self.wait(Some(pause)).await.is_err() {
+                return abandoned();
+            }
+            pause = (pause * 2).min(if over { Duration::from_secs(1) } else { PAUSES.1 });
+        }
+    }
+
+    /// The pod was deleted. That matters only if there is more than what has come.
+    fn gone(&self) -> LogEnd {
+        match state(&self.observed.borrow(), self.step) {
+            State::Over(Some(lines)) if self.lines.position().line >= lines => LogEnd::Complete,
+            _ => LogEnd::Lost("the pod was deleted before its log had been read".to_owned()),
+        }
+    }
+
+    /// Waits until something is observed, or for the given time; fails when there is nothing to wait for any more.
+    async fn wait(&mut self, limit: Option<Duration>) -> Result<(), ()> {
+        let shutdown = self.inner.shutdown.clone();
+        let pause = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = self.observed.changed() => changed.map_err(drop),
+            () = pause => Ok(()),
+            () = self.sender.closed() => Err(()),
+            () = shutdown.cancelled() => Err(()),
+        }
+    }
+
+    /// Reads one stream to its end.
+    async fn stream(&mut self, follow: bool) -> Ended {
+        let inner = Arc::clone(&self.inner);
+        // What has ended is read without waiting for a place: it is short work, and may not be there for long.
+        let _permit = if follow {
+            tokio::select! {
+                permit = inner.logs.acquire() => permit.ok(),
+                () = self.sender.closed() => return Ended::Abandoned,
+                () = inner.shutdown.cancelled() => return Ended::Abandoned,
+            }
+        } else {
+            None
+        };
+        let since = self.since();
+        let body = tokio::select! {
+            opened = open(&inner, &self.name, self.step, follow, since) => match opened {
+                Ok(body) => body,
+                Err(ended) => return ended,
+            },
+            () = self.sender.closed() => return Ended::Abandoned,
+            () = inner.shutdown.cancelled() => return Ended::Abandoned,
+        };
+        self.lines.restart();
+        self.from_start = false;
+        self.copy(body, follow, since.is_some()).await
+    }
+
+    async fn copy(&mut self, body: Body, follow: bool, strict: bool) -> Ended {
+        let shutdown = self.inner.shutdown.clone();
+        let mut body = body.into_data_stream();
+        let mut over = !follow;
+        let mut limit = Instant::now() + IDLE;
+        loop {
+            tokio::select! {
+                chunk = body.next() => {
+                    let chunk = match chunk {
+                        Some(Ok(chunk)) => chunk,
+                        Some(Err(error)) => return Ended::Broken(format!("the log stream broke off: {error}")),
+                        None => break,
+                    };
+                    if !over {
+                        limit = Instant::now() + IDLE;
+                    }
+                    let Ok(new) = self.lines.take(chunk, strict) else {
+                        self.from_start = true;
+                        return Ended::Clean;
+                    };
+                    for chunk in new {
+                        tokio::select! {
+                            sent = self.sender.send(chunk) => if sent.is_err() {
+                                return Ended::Abandoned;
+                            },
+                            () = shutdown.cancelled() => return Ended::Abandoned,
+                        }
+                    }
+                }
+                changed = self.observed.changed(), if !over => {
+                    if changed.is_err() {
+                        return Ended::Abandoned;
+                    }
+                    if state(&self.observed.borrow_and_update(), self.step) != State::Running {
+                        over = true;
+                        limit = limit.min(Instant::now() + LINGER);
+                    }
+                }
+                () = tokio::time::sleep_until(limit) => return Ended::Idle,
+                () = self.sender.closed() => return Ended::Abandoned,
+                () = shutdown.cancelled() => return Ended::Abandoned,
+            }
+        }
+        match self.lines.foreign() {
+            Some(words) => Ended::Broken(format!("the node could not give the log: {words}")),
+            None => Ended::Clean,
+        }
+    }
+
+    /// Where the next stream is to begin. The API takes whole seconds, and the node's idea of when a line was written
+    /// is a little later than the agent's.
+    fn since(&self) -> Option<Timestamp> {
+        let LogPosition { line, at_ms } = self.lines.position();
+        if line == 0 || self.from_start {
+            return None;
+        }
+        let second = i64::try_from(at_ms / 1000).ok()?;
+        Timestamp::from_second(second - 1).ok()
+    }
+}
+
+/// Opens a stream.
+async fn open(
+    inner: &Inner,
+    name: &str,
+    step: StepName,
+    follow: bool,
+    since: Option<Timestamp>,
+) -> Result<Body, Ended> {
+    let broken = |fault: call::Fault| match fault {
+        call::Fault::NotFound => Ended::Missing,
+        fault => Ended::Broken(format!("the log can't be read: {}", fault.into_source())),
+    };
+    let params = LogParams {
+        container: Some(step.as_str().to_owned()),
+        follow,
+        since_time: since,
+        ..LogParams::default()
+    };
+    let request = inner
+        .connection
+        .pods()
+        .logs(name, &params)
+        .map_err(|error| Ended::Broken(error.to_string()))?;
+    let client = inner.connection.client().map_err(broken)?;
+    let exchange = async {
+        let response = client
+            .send(request.map(Body::from))
+            .await
+            .map_err(|error| broken(call::transport(&error)))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response.into_body());
+        }
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| broken(call::transport(&error)))?
+            .to_bytes();
+        Err(broken(call::refusal(
+            inner.connection.namespace(),
+            status.as_u16(),
+            None,
+            &body,
+        )))
+    };
+    tokio::time::timeout(OPEN, exchange).await.unwrap_or_else(|_| {
+        Err(Ended::Broken(
+            "the log can't be read: the API server doesn't answer".to_owned(),
+        ))
+    })
+}
+
+fn state(observation: &Observation, step: StepName) -> State {
+    let seen: Option<&StepObservation> = observation.steps().iter().find(|seen| seen.step == step);
+    let attempt_over = matches!(observation, Observation::Finished { .. } | Observation::Gone { .. });
+    match (seen, attempt_over) {
+        (None, false) => State::Ahead,
+        (None, true) => State::Never,
+        (Some(StepObservation { end: Some(end), .. }), _) => {
+            State::Over(end.report.as_ref().map(|report| report.lines))
+        }
+        (Some(_), true) => State::Over(None),
+        (Some(_), false) => State::Running,
+    }
+}
+
+/// Whoever asked is no longer there, or the service shuts down: nobody will draw conclusions from this.
+fn abandoned() -> LogEnd {
+    LogEnd::Lost("reading was given up".to_owned())
+}
