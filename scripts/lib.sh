@@ -25,10 +25,13 @@ postgres_bin() {
 }
 
 # Starts a Postgres of its own for this script and exports DATABASE_URL; the data goes when the script ends.
+# Its settings are those of `postgres -c`; without any it is quick rather than durable.
 # It lives under /tmp because the user `postgres`, as whom it runs for root, may be unable to enter the checkout, and
 # because a socket's path is limited to 107 bytes. `--pdeathsig` ends it even when this script is killed outright.
 postgres_start() {
-  local bin as=()
+  local bin setting as=() settings=()
+  [ $# -gt 0 ] || set -- fsync=off synchronous_commit=off full_page_writes=off shared_buffers=256MB
+  for setting; do settings+=(-c "$setting"); done
   bin=$(postgres_bin)
   [ -n "$bin" ] || die "Postgres isn't installed: run scripts/install.sh"
   postgres_dir=$(mktemp -d /tmp/kiln-postgres.XXXXXX)
@@ -42,7 +45,7 @@ postgres_start() {
   "${as[@]}" "$bin/initdb" -D "$postgres_dir/data" -U postgres -A trust -E UTF8 --no-locale --no-sync >"$postgres_dir/initdb.log" 2>&1 ||
     die "initdb failed: $(tail -n 5 "$postgres_dir/initdb.log")"
   "${as[@]}" setpriv --pdeathsig INT "$bin/postgres" -D "$postgres_dir/data" -k "$postgres_dir" -c listen_addresses= \
-    -c max_connections=300 -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c shared_buffers=256MB \
+    -c max_connections=300 "${settings[@]}" \
     >"$postgres_dir/log" 2>&1 </dev/null &
   postgres_pid=$!
   for _ in $(seq 150); do

@@ -1,0 +1,217 @@
+//! Real builds on the real cluster: from POST to the pod, to the first log line at a subscriber and to success, beside
+//! the very same pod created straight at the API server. The difference is what Kiln adds.
+
+#[path = "../common/client.rs"]
+mod client;
+#[path = "../common/cluster.rs"]
+mod cluster;
+#[path = "../common/configuration.rs"]
+mod configuration;
+#[path = "../common/database.rs"]
+mod database;
+#[path = "../common/kiln.rs"]
+mod kiln;
+#[path = "../common/setting.rs"]
+mod setting;
+#[path = "../common/stats.rs"]
+mod stats;
+#[path = "../common/table.rs"]
+mod table;
+
+mod subscriber;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use chrono::{DateTime, Utc};
+use client::Caller;
+use cluster::{Cluster, INSTALLATION, Seen, as_sent, renamed};
+use configuration::{configuration, namespace};
+use database::Database;
+use kiln::{Kiln, resident};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use setting::{required, setting};
+use stats::quantile;
+use table::Table;
+use tokio::{sync::mpsc::UnboundedReceiver, time::timeout};
+
+const KILN: &str = "bench-life";
+const BARE: &str = "bench-bare";
+const LIMIT: Duration = Duration::from_mins(3);
+
+#[derive(Clone, Deserialize)]
+struct Pod {
+    metadata: Metadata,
+    status: Status,
+}
+
+#[derive(Clone, Deserialize)]
+struct Metadata {
+    name: String,
+}
+
+#[derive(Clone, Deserialize)]
+struct Status {
+    phase: String,
+}
+
+/// One build by Kiln. Times in seconds since the POST.
+struct Build {
+    created: f64,
+    first_line: f64,
+    succeeded: f64,
+    pod: Value,
+}
+
+fn main() -> anyhow::Result<()> {
+    kiln::prepare();
+    tokio::runtime::Runtime::new()?.block_on(measure())
+}
+
+async fn measure() -> anyhow::Result<()> {
+    let runs: u32 = setting("KILN_BENCH_RUNS", 5)?;
+    let database = Database::create("kiln_bench_life").await?;
+    kiln::run(&database.url, &["migrate"])?;
+    let token = kiln::run(&database.url, &["token", "create"])?;
+    // One node, so that its images are there after the first build.
+    let node = required("KILN_BENCH_NODE", "the node to build on")?;
+    let changes = format!("[kubernetes.pod_template.spec.nodeSelector]\n\"kubernetes.io/hostname\" = \"{node}\"\n");
+    let configuration = configuration(&database.url, KILN, &changes)?;
+    let cluster = Cluster::open(namespace(&configuration)).await?;
+    let ours = format!("{INSTALLATION} in ({KILN},{BARE})");
+    cluster.remove(&ours).await?;
+
+    let environment = [("KUBECONFIG", cluster.kubeconfig.as_str())];
+    let server = Kiln::start(
+        &configuration.to_string(),
+        &["--roles", "api,worker"],
+        &environment,
+        "/readyz",
+    )
+    .await?;
+    let caller = Caller::new(&server.base, &token);
+    let request = request()?;
+
+    let first = by_kiln(&cluster, &caller, &request).await?;
+    println!(
+        "One image by rootless BuildKit, in seconds; Kiln and the bare pod (the same specification) take turns. A \
+         first build, not counted, took {:.1} s.\n",
+        first.succeeded
+    );
+    let mut table = Table::new([
+        "run",
+        "POST → pod created",
+        "POST → first log line at a subscriber",
+        "POST → succeeded",
+        "bare pod: create → finished",
+        "Kiln adds",
+    ]);
+    let mut columns = [const { Vec::new() }; 5];
+    for run in 0..runs {
+        let (build, bare) = if run % 2 == 0 {
+            let bare = by_hand(&cluster, &first.pod, run).await?;
+            (by_kiln(&cluster, &caller, &request).await?, bare)
+        } else {
+            let build = by_kiln(&cluster, &caller, &request).await?;
+            (build, by_hand(&cluster, &first.pod, run).await?)
+        };
+        let values = [
+            build.created,
+            build.first_line,
+            build.succeeded,
+            bare,
+            build.succeeded - bare,
+        ];
+        columns
+            .iter_mut()
+            .zip(values)
+            .for_each(|(column, value)| column.push(value));
+        table.row(cells((run + 1).to_string(), values));
+    }
+    let median = columns.each_ref().map(|column| quantile(column, 0.5));
+    table.row(cells("**median**".to_owned(), median));
+    print!("{table}");
+    println!(
+        "The medians of Kiln and of the bare pod differ by {:.2} s. Resident memory of Kiln at the end: {:.0} MiB.",
+        median[2] - median[3],
+        resident(server.id())?
+    );
+
+    drop(server);
+    cluster.remove(&ours).await?;
+    database.drop_it().await
+}
+
+fn cells(name: String, [created, first_line, succeeded, bare, added]: [f64; 5]) -> [String; 6] {
+    [
+        name,
+        format!("{created:.3}"),
+        format!("{first_line:.2}"),
+        format!("{succeeded:.2}"),
+        format!("{bare:.2}"),
+        format!("{added:+.2}"),
+    ]
+}
+
+/// A small image on the base image that the cluster's registry has, pushed to that registry.
+fn request() -> anyhow::Result<Value> {
+    let registry = required("KILN_TEST_REGISTRY", "a registry to push to")?;
+    let base = required("KILN_TEST_BASE_IMAGE", "an image to begin with")?;
+    let dockerfile = format!("FROM {base}\nCOPY greeting /greeting\nRUN cat /greeting && sha256sum /greeting > /sum\n");
+    Ok(json!({
+        "source": {"type": "inline", "files": {"Dockerfile": dockerfile, "greeting": "Good day!\n"}},
+        "images": [format!("{registry}/bench/life:1")],
+    }))
+}
+
+async fn by_kiln(cluster: &Cluster, caller: &Caller, request: &Value) -> anyhow::Result<Build> {
+    let mut pods = cluster.watch::<Pod>(&format!("{INSTALLATION}={KILN}")).await?;
+    let begun = Utc::now();
+    let build = caller.post(request).await?;
+    let followed = tokio::spawn(subscriber::follow(caller.clone(), build.clone()));
+    let name = format!("kiln-{build}-1");
+    let created = first(&mut pods, |seen| seen.created && seen.pod.metadata.name == name).await?;
+    let pod = as_sent(cluster.pod(&name).await?);
+    let followed = timeout(LIMIT, followed).await.context("the build doesn't end")???;
+    ensure!(followed.state == "succeeded", "the build has {}", followed.state);
+    let since = |at: DateTime<Utc>| (at - begun).as_seconds_f64();
+    Ok(Build {
+        created: since(created),
+        first_line: since(followed.first_line.context("the build printed nothing")?),
+        succeeded: since(followed.ended),
+        pod,
+    })
+}
+
+async fn by_hand(cluster: &Cluster, pod: &Value, run: u32) -> anyhow::Result<f64> {
+    let name = format!("{BARE}-{run}");
+    let mut pods = cluster.watch::<Pod>(&format!("{INSTALLATION}={BARE}")).await?;
+    let pod = renamed(pod, &name, BARE);
+    let begun = Utc::now();
+    cluster.create(&pod).await?;
+    let ended = first(&mut pods, |seen| {
+        ["Succeeded", "Failed"].contains(&seen.pod.status.phase.as_str())
+    });
+    let ended = ended.await?;
+    let status = &cluster.pod(&name).await?["status"];
+    ensure!(status["phase"] == "Succeeded", "the bare pod failed: {status}");
+    cluster.remove(&format!("{INSTALLATION}={BARE}")).await?;
+    Ok((ended - begun).as_seconds_f64())
+}
+
+/// When the first such news arrived.
+async fn first(
+    pods: &mut UnboundedReceiver<Seen<Pod>>,
+    wanted: impl Fn(&Seen<Pod>) -> bool,
+) -> anyhow::Result<DateTime<Utc>> {
+    let found = async {
+        loop {
+            let seen = pods.recv().await.context("the watch ended")?;
+            if wanted(&seen) {
+                return anyhow::Ok(seen.at);
+            }
+        }
+    };
+    timeout(LIMIT, found).await.context("the pod doesn't get there")?
+}

@@ -1,0 +1,52 @@
+//! A subscriber to a build's events.
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt as _;
+use serde::Deserialize;
+use tokio::io::AsyncBufReadExt as _;
+use tokio_util::io::StreamReader;
+
+use crate::client::Caller;
+
+/// What a subscriber saw, and when.
+pub(crate) struct Followed {
+    pub(crate) first_line: Option<DateTime<Utc>>,
+    pub(crate) ended: DateTime<Utc>,
+    /// The state that the build ended in.
+    pub(crate) state: String,
+}
+
+#[derive(Deserialize)]
+struct End {
+    state: String,
+}
+
+/// Reads the build's events (`text/event-stream`) up to the one that says how the build ended.
+pub(crate) async fn follow(caller: Caller, build: String) -> anyhow::Result<Followed> {
+    let events = caller.http.get(format!("{}/v1/builds/{build}/events", caller.base));
+    let answer = events.bearer_auth(&caller.token).send().await?.error_for_status()?;
+    let mut lines = StreamReader::new(answer.bytes_stream().map_err(std::io::Error::other)).lines();
+    let mut event = String::new();
+    let mut first_line = None;
+    while let Some(line) = lines.next_line().await? {
+        if let Some(kind) = line.strip_prefix("event:") {
+            kind.trim().clone_into(&mut event);
+        } else if let Some(data) = line.strip_prefix("data:") {
+            match event.as_str() {
+                "log" => {
+                    first_line.get_or_insert_with(Utc::now);
+                }
+                "end" => {
+                    return Ok(Followed {
+                        first_line,
+                        ended: Utc::now(),
+                        state: serde_json::from_str::<End>(data)?.state,
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+    None.context("the stream of events broke off")
+}

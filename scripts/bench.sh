@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# `make bench`: measures Kiln beside its ceilings and prints tables; docs/benchmarks.md says what they mean.
+#
+#   bench.sh [accept | launch | life]…   all of them without arguments
+#
+# Everything stays on this machine: a Postgres of its own on a Unix socket, and for `launch` and `life` the test
+# cluster (make cluster), which is left as it was.
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+[ $# -gt 0 ] || set -- accept launch life
+for bench; do
+  [ -e "benches/$bench/main.rs" ] || die "there is no benchmark '$bench'; those there are: accept launch life"
+done
+scripts/install.sh
+missing=()
+for program in pgbench wrk; do command -v $program >/dev/null || missing+=("$program"); done
+[ ${#missing[@]} -eq 0 ] || die "missing: ${missing[*]}; as root: apt-get install wrk postgresql"
+
+say "Programs"
+cargo bench --no-run --locked
+
+say "Postgres, as durable as in production"
+postgres_start logging_collector=on log_destination=jsonlog shared_buffers=256MB
+
+for bench; do
+  say "Benchmark $bench"
+  if [ "$bench" = accept ]; then
+    cargo bench --quiet --locked --bench "$bench"
+  else
+    scripts/cluster/shell.sh cargo bench --quiet --locked --offline --bench "$bench"
+  fi
+done
