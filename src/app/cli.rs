@@ -57,7 +57,7 @@ pub enum Role {
 /// `kiln config …`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Say whether the configuration can be used, and print it with its defaults
+    /// Say whether the configuration can be used
     Check,
 }
 

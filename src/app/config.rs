@@ -217,6 +217,9 @@ impl Config {
         if self.engine.max_attempts == 0 || self.engine.claim_batch == 0 {
             return invalid("`engine.max_attempts` and `engine.claim_batch` must be at least 1".to_owned());
         }
+        if let Err(problem) = self.limits.check() {
+            return invalid(format!("`[limits]`: {problem}"));
+        }
         if let Some(url) = &self.external_url
             && !matches!(url.scheme(), "http" | "https")
         {
@@ -247,6 +250,9 @@ mod tests {
     fn values_that_do_not_fit_together_are_refused() {
         let mut config = Config::default();
         config.database.max_connections = 1;
+        assert!(matches!(config.check(), Err(ConfigError::Invalid(_))));
+        let mut config = Config::default();
+        config.limits.builders.clear();
         assert!(matches!(config.check(), Err(ConfigError::Invalid(_))));
     }
 }

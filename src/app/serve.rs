@@ -212,10 +212,12 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 /// Passes a runner's readiness on in the words of the API.
 async fn relay(mut readiness: watch::Receiver<Readiness>, health: watch::Sender<Result<(), String>>) {
     loop {
-        health.send_replace(match &*readiness.borrow_and_update() {
+        let now = match &*readiness.borrow_and_update() {
             Readiness::Ready => Ok(()),
             Readiness::NotReady(reason) => Err(reason.clone()),
-        });
+        };
+        // What it was before doesn't matter.
+        let _ = health.send_replace(now);
         if readiness.changed().await.is_err() {
             // The runner is gone with the worker.
             return std::future::pending().await;
