@@ -14,6 +14,7 @@ mod projects;
 mod query;
 mod request_id;
 mod router;
+mod server;
 mod state;
 mod stream;
 pub mod token;
@@ -21,5 +22,6 @@ pub mod token;
 pub use self::{
     metrics::Metrics,
     router::{openapi, router},
+    server::serve,
     state::{App, Health, Random},
 };

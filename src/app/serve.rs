@@ -10,8 +10,6 @@ use sqlx::PgPool;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use axum::serve::ListenerExt as _;
-
 use super::config::Config;
 use crate::{
     domain::clock::{Clock, SystemClock},
@@ -146,20 +144,13 @@ impl Service {
         };
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(named("API", async move {
-            let listener = listener.tap_io(|connection| {
-                // Small frames are to leave at once. Where it fails they leave a little later.
-                let _ = connection.set_nodelay(true);
-            });
-            let stopped = shutdown.clone();
-            let server = axum::serve(listener, http::router(app)).with_graceful_shutdown(stopped.cancelled_owned());
+            let server = http::serve(listener, http::router(app), shutdown.clone());
             let overdue = async {
                 shutdown.cancelled().await;
                 tokio::time::sleep(REQUEST_DRAIN).await;
             };
             tokio::select! {
-                outcome = server => if let Err(error) = outcome {
-                    tracing::error!(error = %error, "the API broke");
-                },
+                () = server => {}
                 () = overdue => tracing::warn!("open requests were cut off"),
             }
         }));

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use kiln::{
     domain::{clock::SystemClock, project::Scope, spec::Limits},
-    http::{App, Health, Metrics, Random, router, token::BearerToken},
+    http::{App, Health, Metrics, Random, router, serve, token::BearerToken},
     journal::Signals,
     store::{
         projects,
@@ -68,13 +68,7 @@ impl TestApp {
         change(&mut app);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
-        let shutdown = stopping.clone();
-        let server = tokio::spawn(async move {
-            axum::serve(listener, router(app))
-                .with_graceful_shutdown(shutdown.cancelled_owned())
-                .await
-                .expect("serves");
-        });
+        let server = tokio::spawn(serve(listener, router(app), stopping.clone()));
         Self {
             pool: pool.clone(),
             signals,
@@ -121,7 +115,7 @@ impl TestApp {
     /// Stops, and sees that everything that was open has ended.
     pub(super) async fn stop(self) {
         self.stopping.cancel();
-        drop(self.client);
+        // The client still keeps its idle connections.
         soon("the server drains", self.server).await.expect("no panic");
         assert_eq!(self.signals.heads().watched(), 0, "a subscription is left behind");
     }
