@@ -6,7 +6,7 @@ use lexopt::{Arg, Parser};
 
 pub(crate) const USAGE: &str = "\
 usage: kiln-agent install DIR
-       kiln-agent source --plan FILE --report FILE [--log FILE]
+       kiln-agent source --plan FILE --report FILE [--log FILE] [--install DIR]
        kiln-agent run    --plan FILE --report FILE [--log FILE]";
 
 /// What to do.
@@ -33,6 +33,8 @@ pub(crate) struct Order {
     pub(crate) report: PathBuf,
     /// File that the frames are appended to; standard output when there is none.
     pub(crate) log: Option<PathBuf>,
+    /// Folder to copy the program to first, for the container of the next step.
+    pub(crate) install: Option<PathBuf>,
 }
 
 /// The steps of a plan.
@@ -75,12 +77,13 @@ fn install(parser: &mut Parser) -> Result<Action, lexopt::Error> {
 }
 
 fn step(parser: &mut Parser, step: Step) -> Result<Action, lexopt::Error> {
-    let (mut plan, mut report, mut log) = (None, None, None);
+    let (mut plan, mut report, mut log, mut install) = (None, None, None, None);
     while let Some(arg) = parser.next()? {
         let slot = match arg {
             Arg::Long("plan") => &mut plan,
             Arg::Long("report") => &mut report,
             Arg::Long("log") => &mut log,
+            Arg::Long("install") if step == Step::Source => &mut install,
             other => return Err(other.unexpected()),
         };
         *slot = Some(PathBuf::from(parser.value()?));
@@ -90,6 +93,7 @@ fn step(parser: &mut Parser, step: Step) -> Result<Action, lexopt::Error> {
         plan: plan.ok_or("expected --plan FILE")?,
         report: report.ok_or("expected --report FILE")?,
         log,
+        install,
     }))
 }
 
@@ -111,12 +115,13 @@ mod tests {
             })
         );
         assert_eq!(
-            parsed("source --plan p --report=r"),
+            parsed("source --plan p --report=r --install /x"),
             Ok(Action::Step(Order {
                 step: Step::Source,
                 plan: PathBuf::from("p"),
                 report: PathBuf::from("r"),
                 log: None,
+                install: Some(PathBuf::from("/x")),
             }))
         );
         assert_eq!(
@@ -126,6 +131,7 @@ mod tests {
                 plan: PathBuf::from("p"),
                 report: PathBuf::from("r"),
                 log: Some(PathBuf::from("l")),
+                install: None,
             }))
         );
         assert_eq!(parsed("--help"), Ok(Action::Help));
@@ -143,6 +149,7 @@ mod tests {
             ("run --report r", "--plan"),
             ("source --plan p --report r extra", "extra"),
             ("source --plan", "--plan"),
+            ("run --plan p --report r --install /x", "--install"),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.contains(named), "{line:?}: {error}");

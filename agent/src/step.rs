@@ -18,6 +18,7 @@ use kiln_agent::wire::{
 use crate::{
     args::{Order, Step},
     capture::sink::{Sink, Totals},
+    install,
     process::{Halt, Supervisor},
     run, source,
 };
@@ -124,10 +125,12 @@ fn unix_ms() -> u64 {
 fn supervised(order: &Order, sink: &Arc<Sink>) -> Result<Done, Failure> {
     let mut supervisor = Supervisor::new()
         .map_err(|error| Failure::internal(format!("signals and child processes can't be watched: {error}")))?;
-    let outcome = read_plan(&order.plan).and_then(|plan| match order.step {
-        Step::Source => source::carry_out(&plan.source, &mut supervisor, sink),
-        Step::Run => run::carry_out(&plan.build, &mut supervisor, sink),
-    });
+    let outcome = install(order)
+        .and_then(|()| read_plan(&order.plan))
+        .and_then(|plan| match order.step {
+            Step::Source => source::carry_out(&plan.source, &mut supervisor, sink),
+            Step::Run => run::carry_out(&plan.build, &mut supervisor, sink),
+        });
     let swept = supervisor.sweep();
     if supervisor.abandoned_output() {
         sink.abandon();
@@ -141,6 +144,14 @@ fn supervised(order: &Order, sink: &Arc<Sink>) -> Result<Done, Failure> {
         Err(Failure::Command(_)) | Ok(_) => {}
     }
     outcome
+}
+
+fn install(order: &Order) -> Result<(), Failure> {
+    let Some(folder) = &order.install else {
+        return Ok(());
+    };
+    install::install(folder)
+        .map_err(|error| Failure::internal(format!("can't install into {}: {error}", folder.display())))
 }
 
 fn read_plan(path: &Path) -> Result<Plan, Failure> {

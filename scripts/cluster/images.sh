@@ -161,9 +161,13 @@ make_agent() {
     else
         return 0
     fi
-    hash=$(sha256sum "$binary" | cut -c1-16)
+    # With git, so that one container fetches the source and hands on the agent.
+    hash=$({
+        sha256sum <"$binary"
+        buildah images --quiet --no-trunc "$GIT_IMAGE"
+    } | sha256sum | cut -c1-16)
     if changed agent "$hash"; then
-        container=$(buildah from scratch)
+        container=$(buildah from "$GIT_IMAGE")
         buildah copy --quiet --chmod 755 "$container" "$binary" /kiln-agent >/dev/null
         buildah config --entrypoint '["/kiln-agent"]' --cmd '' "$container"
         publish "$container" "$REGISTRY/kiln/agent:$hash"

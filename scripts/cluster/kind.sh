@@ -44,8 +44,9 @@ export KILN_TEST_REGISTRY=${KILN_TEST_REGISTRY:-$registry:5000}
 if [[ -e $REPO/agent/Cargo.toml ]]; then
     (cd "$REPO" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release -p kiln-agent --target x86_64-unknown-linux-gnu)
     binary=${CARGO_TARGET_DIR:-$REPO/target}/x86_64-unknown-linux-gnu/release
+    # With git, so that one container fetches the source and hands on the agent.
     hash=$(sha256sum "$binary/kiln-agent" | cut -c1-16)
-    printf 'FROM scratch\nCOPY --chmod=755 kiln-agent /kiln-agent\nENTRYPOINT ["/kiln-agent"]\n' |
+    printf 'FROM alpine/git\nCOPY --chmod=755 kiln-agent /kiln-agent\nENTRYPOINT ["/kiln-agent"]\n' |
         docker build -q -t "127.0.0.1:5000/kiln/agent:$hash" -f - "$binary" >/dev/null
     docker push -q "127.0.0.1:5000/kiln/agent:$hash" >/dev/null
     export KILN_TEST_AGENT_IMAGE=$KILN_TEST_REGISTRY/kiln/agent:$hash

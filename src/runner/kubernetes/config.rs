@@ -15,10 +15,11 @@ pub struct Config {
     /// Tells the pods of several installations in one namespace apart: the value of a label, so at most 63 letters,
     /// digits, `-`, `_` and `.`.
     pub installation: String,
-    /// Image of the agent. It needs to hold nothing but `/kiln-agent`.
+    /// Image of the source step: holds git and the agent, `/kiln-agent`, which the build step gets from there.
     pub agent_image: String,
-    /// Image with git, for the source step.
-    pub source_image: String,
+    /// Image with git, for where the agent's has none. It costs another container and so about a second a build: the
+    /// kubelet takes that long to notice that one has ended.
+    pub source_image: Option<String>,
     /// Image of rootless BuildKit.
     pub buildkit_image: String,
     /// Image of buildah; builds that ask for buildah are refused when there is none.
@@ -52,7 +53,7 @@ impl Default for Config {
             namespace: "kiln-builds".to_owned(),
             installation: "default".to_owned(),
             agent_image: concat!("kiln/agent:", env!("CARGO_PKG_VERSION")).to_owned(),
-            source_image: "docker.io/alpine/git:v2.52.0".to_owned(),
+            source_image: None,
             buildkit_image: "docker.io/moby/buildkit:v0.34.2-rootless".to_owned(),
             buildah_image: None,
             image_pull_secrets: Vec::new(),

@@ -114,7 +114,7 @@ impl Reader {
             let state = state(&self.observed.borrow_and_update(), self.step);
             let over = match state {
                 State::Never => return LogEnd::Complete,
-                State::Over(Some(lines)) if self.lines.position().line >= lines => return LogEnd::Complete,
+                State::Over(_) if self.is_complete() => return LogEnd::Complete,
                 State::Ahead => {
                     if self.wait(None).await.is_err() {
                         return abandoned();
@@ -169,10 +169,17 @@ impl Reader {
 
     /// The pod was deleted. That matters only if there is more than what has come.
     fn gone(&self) -> LogEnd {
-        match state(&self.observed.borrow(), self.step) {
-            State::Over(Some(lines)) if self.lines.position().line >= lines => LogEnd::Complete,
-            _ => LogEnd::Lost("the pod was deleted before its log had been read".to_owned()),
+        if self.is_complete() {
+            LogEnd::Complete
+        } else {
+            LogEnd::Lost("the pod was deleted before its log had been read".to_owned())
         }
+    }
+
+    /// Whether everything has come that the step's agent says it wrote.
+    fn is_complete(&self) -> bool {
+        let state = state(&self.observed.borrow(), self.step);
+        matches!(state, State::Over(Some(lines)) if self.lines.position().line >= lines)
     }
 
     /// Waits until something is observed, or for the given time; fails when there is nothing to wait for any more.
@@ -247,6 +254,9 @@ impl Reader {
                             () = shutdown.cancelled() => return Ended::Abandoned,
                         }
                     }
+                    if self.is_complete() {
+                        return Ended::Clean;
+                    }
                 }
                 changed = self.observed.changed(), if !over => {
                     if changed.is_err() {
@@ -255,6 +265,10 @@ impl Reader {
                     if state(&self.observed.borrow_and_update(), self.step) != State::Running {
                         over = true;
                         limit = limit.min(Instant::now() + LINGER);
+                    }
+                    // The node closes the stream of a container that has ended seconds later.
+                    if self.is_complete() {
+                        return Ended::Clean;
                     }
                 }
                 () = tokio::time::sleep_until(limit) => return Ended::Idle,

@@ -1,8 +1,9 @@
 //! From an assignment to its pod. Pure.
 //!
-//! The pod runs one thing after the other: `agent` puts the agent's program where the others find it, `source`
-//! fetches the source, `build` makes and pushes the image. The plan travels as an annotation that the downward API
-//! mounts as a file, so that one object is all there is to create, adopt and delete.
+//! The pod runs one thing after the other: `source` fetches the source and leaves the agent's program for the next,
+//! `build` makes and pushes the image. Where the image with git doesn't have the agent, `agent` comes before. The plan
+//! travels as an annotation that the downward API mounts as a file, so that one object is all there is to create,
+//! adopt and delete.
 //!
 //! What keeps a build apart: no service account token, an ordinary user, no privileges, limits on everything, no
 //! restarts, and a deadline that Kubernetes itself enforces. Only the build container runs with seccomp and AppArmor
@@ -59,6 +60,7 @@ const MAX_PLAN: usize = 248 * 1024;
 const USER: i64 = 1000;
 
 const BIN_DIR: &str = "/kiln/bin";
+const INSTALLED_AGENT: &str = "/kiln/bin/kiln-agent";
 const PLAN_DIR: &str = "/kiln/plan";
 const SOURCE_DIR: &str = "/kiln/source";
 const SCRATCH_DIR: &str = "/kiln/scratch";
@@ -158,7 +160,7 @@ fn assemble(config: &Config, outline: Outline) -> Pod {
                     .map(|name| LocalObjectReference { name: name.clone() })
                     .collect(),
             ),
-            init_containers: Some(vec![agent_container(config), source_container(config, resources)]),
+            init_containers: Some(init_containers(config, resources)),
             security_context: Some(PodSecurityContext {
                 fs_group: Some(USER),
                 run_as_group: Some(USER),
@@ -283,11 +285,25 @@ fn grace(config: &Config) -> i64 {
     i64::from(config.stop_grace_seconds) + 2
 }
 
+fn init_containers(config: &Config, resources: &Resources) -> Vec<Container> {
+    match &config.source_image {
+        None => {
+            let mut command = agent_command("/kiln-agent", "source");
+            command.extend(["--install", BIN_DIR].map(str::to_owned));
+            vec![source_container(&config.agent_image, command, false, resources)]
+        }
+        Some(image) => vec![
+            agent_container(config),
+            source_container(image, agent_command(INSTALLED_AGENT, "source"), true, resources),
+        ],
+    }
+}
+
 fn agent_container(config: &Config) -> Container {
     Container {
         name: "agent".to_owned(),
         image: Some(config.agent_image.clone()),
-        command: Some(vec!["/kiln-agent".to_owned(), "install".to_owned(), BIN_DIR.to_owned()]),
+        command: Some(["/kiln-agent", "install", BIN_DIR].map(str::to_owned).into()),
         resources: Some(requirements(&Resources {
             cpu: CpuMillis(100),
             memory: MemoryBytes(64 << 20),
@@ -299,16 +315,16 @@ fn agent_container(config: &Config) -> Container {
     }
 }
 
-fn source_container(config: &Config, resources: &Resources) -> Container {
+fn source_container(image: &str, command: Vec<String>, installed: bool, resources: &Resources) -> Container {
     Container {
         name: "source".to_owned(),
-        image: Some(config.source_image.clone()),
-        command: Some(agent_command("source")),
+        image: Some(image.to_owned()),
+        command: Some(command),
         env: Some(vec![env("HOME", "/tmp")]),
         resources: Some(requirements(resources)),
         security_context: Some(confined()),
         volume_mounts: Some(vec![
-            mount("bin", BIN_DIR, true),
+            mount("bin", BIN_DIR, installed),
             mount("plan", PLAN_DIR, true),
             mount("source", SOURCE_DIR, false),
             mount("tmp", "/tmp", false),
@@ -344,7 +360,7 @@ fn build_container(config: &Config, outline: &Outline) -> Container {
     Container {
         name: "build".to_owned(),
         image: Some(outline.builder_image.clone()),
-        command: Some(agent_command("run")),
+        command: Some(agent_command(INSTALLED_AGENT, "run")),
         env: Some(env),
         resources: Some(requirements(&resources)),
         security_context: Some(security_context),
@@ -367,9 +383,9 @@ fn container() -> Container {
     }
 }
 
-fn agent_command(verb: &str) -> Vec<String> {
+fn agent_command(program: &str, verb: &str) -> Vec<String> {
     [
-        "/kiln/bin/kiln-agent",
+        program,
         verb,
         "--plan",
         "/kiln/plan/plan.json",
@@ -573,6 +589,7 @@ mod tests {
         for builder in Builder::ALL {
             let config = Config {
                 buildah_image: Some("buildah".to_owned()),
+                source_image: Some("git".to_owned()),
                 ..Config::default()
             };
             let pod = made(&config, builder);
@@ -599,6 +616,39 @@ mod tests {
                 assert_eq!(resources.limits.as_ref().unwrap().len(), 3);
             }
         }
+    }
+
+    #[test]
+    fn the_agent_comes_from_where_it_is() {
+        let commands = |config: &Config| -> Vec<(String, String, bool)> {
+            let pod = made(config, Builder::Buildkit);
+            let spec = pod.spec.unwrap();
+            let all = spec.init_containers.into_iter().flatten().chain(spec.containers);
+            all.map(|container| {
+                let command = container.command.unwrap();
+                let installs = command.iter().any(|arg| arg == BIN_DIR);
+                (container.name, command[0].clone(), installs)
+            })
+            .collect()
+        };
+        let entry = |name: &str, program: &str, installs| (name.to_owned(), program.to_owned(), installs);
+        let mut config = Config::default();
+        assert_eq!(
+            commands(&config),
+            [
+                entry("source", "/kiln-agent", true),
+                entry("build", INSTALLED_AGENT, false)
+            ]
+        );
+        config.source_image = Some("git".to_owned());
+        assert_eq!(
+            commands(&config),
+            [
+                entry("agent", "/kiln-agent", true),
+                entry("source", INSTALLED_AGENT, false),
+                entry("build", INSTALLED_AGENT, false),
+            ]
+        );
     }
 
     #[test]
