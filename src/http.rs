@@ -24,4 +24,5 @@ pub use self::{
     router::{openapi, router},
     server::serve,
     state::{App, Health, Random},
+    stream::sse::StreamTiming,
 };

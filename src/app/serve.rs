@@ -140,6 +140,7 @@ impl Service {
             metrics,
             registry: Arc::new(std::mem::take(&mut self.metrics)),
             external_url: self.config.external_url.clone(),
+            streams: http::StreamTiming::default(),
             stopping: self.shutdown.clone(),
         };
         let shutdown = self.shutdown.clone();

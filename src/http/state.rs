@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::metrics::Metrics;
+use super::{metrics::Metrics, stream::sse::StreamTiming};
 use crate::{
     domain::{clock::Clock, id::BuildId, spec::Limits},
     journal::Signals,
@@ -35,6 +35,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     /// Stands before the paths in links; without it links are paths.
     pub external_url: Option<Url>,
+    /// How streams of events behave.
+    pub streams: StreamTiming,
     /// Ends open streams, so that the server can drain. Clients resume on another replica.
     pub stopping: CancellationToken,
 }

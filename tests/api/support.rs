@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use kiln::{
     domain::{clock::SystemClock, project::Scope, spec::Limits},
-    http::{App, Health, Metrics, Random, router, serve, token::BearerToken},
+    http::{App, Health, Metrics, Random, StreamTiming, router, serve, token::BearerToken},
     journal::Signals,
     store::{
         projects,
@@ -63,6 +63,7 @@ impl TestApp {
             metrics: Metrics::register(&mut registry),
             registry: Arc::new(registry),
             external_url: None,
+            streams: StreamTiming::default(),
             stopping: stopping.clone(),
         };
         change(&mut app);

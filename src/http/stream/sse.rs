@@ -18,12 +18,27 @@ use crate::{
     store::journal::Page,
 };
 
-/// Proxies cut connections that are silent, many after a minute.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Peers that are gone without a word pile up behind proxies, so no stream lives longer than the second of these.
-const LIFETIME: (Duration, Duration) = (Duration::from_mins(25), Duration::from_mins(35));
-/// How long a client is to wait before it comes back, so that not all come back at once.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
+/// When streams say something, and how long they live.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamTiming {
+    /// Silence after which a comment is sent: proxies cut connections that are silent, many after a minute.
+    pub keep_alive: Duration,
+    /// Bounds of a stream's life. Peers that are gone without a word pile up behind proxies; a client that is still
+    /// there comes back.
+    pub lifetime: (Duration, Duration),
+    /// Bounds of a client's wait before it comes back, so that not all come back at once.
+    pub retry: (Duration, Duration),
+}
+
+impl Default for StreamTiming {
+    fn default() -> Self {
+        Self {
+            keep_alive: Duration::from_secs(15),
+            lifetime: (Duration::from_mins(25), Duration::from_mins(35)),
+            retry: (Duration::from_millis(500), Duration::from_secs(3)),
+        }
+    }
+}
 
 /// The sequence number that a client saw last.
 pub(in crate::http) fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, ApiError> {
@@ -44,15 +59,17 @@ pub(in crate::http) fn respond(app: &App, opened: Opened, selection: Selection) 
     if opened.is_caught_up() {
         return StatusCode::NO_CONTENT.into_response();
     }
-    let retry = app.random.between(RETRY.0, RETRY.1).as_millis();
+    let timing = app.streams;
+    let retry = app.random.between(timing.retry.0, timing.retry.1).as_millis();
     let now = Instant::now();
     let events = Events {
         // Headers go out with the first bytes.
         greeting: Some(Bytes::from(format!("retry: {retry}\n: kiln\n\n"))),
         reader: opened.reader,
         selection,
-        keep_alive_at: now + KEEP_ALIVE,
-        close_at: now + app.random.between(LIFETIME.0, LIFETIME.1),
+        keep_alive: timing.keep_alive,
+        keep_alive_at: now + timing.keep_alive,
+        close_at: now + app.random.between(timing.lifetime.0, timing.lifetime.1),
         stopping: app.stopping.clone(),
         _open: app.metrics.stream(),
     };
@@ -74,6 +91,7 @@ struct Events {
     greeting: Option<Bytes>,
     reader: Reader,
     selection: Selection,
+    keep_alive: Duration,
     keep_alive_at: Instant,
     close_at: Instant,
     stopping: CancellationToken,
@@ -108,7 +126,7 @@ impl Events {
                 }
             }
         };
-        self.keep_alive_at = Instant::now() + KEEP_ALIVE;
+        self.keep_alive_at = Instant::now() + self.keep_alive;
         Some(bytes)
     }
 

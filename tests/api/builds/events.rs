@@ -1,6 +1,6 @@
 //! `GET /v1/builds/{id}/events`.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use kiln::domain::{event::StepName, failure::FailureCode, project::Scope};
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -209,5 +209,24 @@ async fn a_reader_that_is_gone_leaves_nothing_behind(pool: PgPool) {
         }
     })
     .await;
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn a_silent_stream_is_kept_alive_and_closed_in_the_end(pool: PgPool) {
+    let app = TestApp::start_with(&pool, |app| {
+        app.streams.keep_alive = Duration::from_millis(20);
+        app.streams.lifetime = (Duration::from_millis(400), Duration::from_millis(500));
+    })
+    .await;
+    let caller = app.caller(Scope::BuildsWrite).await;
+    let path = format!("/v1/builds/{}/events", id(&caller.create().await));
+    let mut stream = Stream::open(caller.get(&path)).await;
+    assert_eq!(stream.next().await.map(|received| received.id), Some(1));
+    assert_eq!(stream.next().await, None);
+    assert!(stream.comments > 2, "{} comments", stream.comments);
+    // The client comes back for what it hasn't seen.
+    let again = caller.get(&path).header("last-event-id", 1);
+    assert!(Stream::open(again).await.rest().await.is_empty());
     app.stop().await;
 }
