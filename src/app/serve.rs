@@ -66,10 +66,11 @@ pub struct Service {
     signals: Signals,
     writer: Writer,
     cluster: Option<watch::Receiver<Result<(), String>>>,
-    tasks: JoinSet<&'static str>,
-    /// Told to everybody.
+    /// What does the work; ends when told to shut down.
+    front: JoinSet<&'static str>,
     shutdown: CancellationToken,
-    /// Told to what everybody else needs, once they have ended.
+    /// What the front needs; ends after it.
+    back: JoinSet<&'static str>,
     last: CancellationToken,
 }
 
@@ -79,10 +80,9 @@ impl Service {
         let (signals, exchange) = Signals::new(pool.clone());
         let (writer, flusher) = Writer::new(pool.clone(), signals.clone());
         let last = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(named("exchange of news between replicas", exchange.run(last.clone())));
-        let give_up = last.clone();
-        tasks.spawn(named("journal writer", flusher.run(give_up)));
+        let mut back = JoinSet::new();
+        back.spawn(named("exchange of news between replicas", exchange.run(last.clone())));
+        back.spawn(named("journal writer", flusher.run(last.clone())));
         Self {
             config,
             pool,
@@ -91,8 +91,9 @@ impl Service {
             signals,
             writer,
             cluster: None,
-            tasks,
+            front: JoinSet::new(),
             shutdown,
+            back,
             last,
         }
     }
@@ -113,11 +114,11 @@ impl Service {
         self.cluster = Some(health);
         let readiness = context.runner.readiness();
         let shutdown = self.shutdown.clone();
-        self.tasks.spawn(named("check of the cluster", async move {
+        self.front.spawn(named("check of the cluster", async move {
             shutdown.run_until_cancelled(relay(readiness, sender)).await;
         }));
         let worker = engine::run(Arc::clone(&context), name, self.shutdown.clone());
-        self.tasks.spawn(named("worker", worker));
+        self.front.spawn(named("worker", worker));
         Ok((self, context))
     }
 
@@ -144,7 +145,7 @@ impl Service {
             stopping: self.shutdown.clone(),
         };
         let shutdown = self.shutdown.clone();
-        self.tasks.spawn(named("API", async move {
+        self.front.spawn(named("API", async move {
             let server = http::serve(listener, http::router(app), shutdown.clone());
             let overdue = async {
                 shutdown.cancelled().await;
@@ -161,38 +162,40 @@ impl Service {
     /// Serves until told to stop, then drains.
     pub async fn run(self) -> Result<(), ServeError> {
         let Self {
-            mut tasks,
+            mut front,
+            mut back,
             shutdown,
             last,
-            writer,
             ..
         } = self;
-        let early = tokio::select! {
+        let ended = tokio::select! {
             () = shutdown.cancelled() => None,
-            ended = tasks.join_next() => Some(match ended {
-                Some(Ok(name)) => name,
-                _ => "service's main task",
-            }),
+            ended = front.join_next(), if !front.is_empty() => ended,
+            ended = back.join_next() => ended,
         };
+        let early = ended.map(|ended| ended.unwrap_or("a task that broke"));
         if let Some(name) = early {
             tracing::error!(task = name, "a part of the service ended; stopping");
         } else {
             tracing::info!("draining");
         }
         shutdown.cancel();
-        // The journal's writer ends when nobody can write any more; the exchange ends with `last`.
-        drop(writer);
-        let drained = async { while tasks.len() > 1 && tasks.join_next().await.is_some() {} };
-        let limit = REQUEST_DRAIN + JOURNAL_DRAIN;
-        if tokio::time::timeout(limit, drained).await.is_err() {
-            tracing::warn!(tasks = tasks.len(), "parts of the service did not end in time");
-        }
+        end_within(REQUEST_DRAIN + JOURNAL_DRAIN, &mut front).await;
         last.cancel();
-        let rest = async { while tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(JOURNAL_DRAIN, rest).await.is_err() {
-            tracing::warn!(tasks = tasks.len(), "parts of the service were cut off");
-        }
+        end_within(JOURNAL_DRAIN, &mut back).await;
         early.map_or(Ok(()), |name| Err(ServeError::Ended(name)))
+    }
+}
+
+/// Waits for tasks, and cuts off those that take too long.
+async fn end_within(limit: Duration, tasks: &mut JoinSet<&'static str>) {
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(limit, all).await.is_err() {
+        tracing::warn!(
+            tasks = tasks.len(),
+            "parts of the service did not end in time and were cut off"
+        );
+        tasks.shutdown().await;
     }
 }
 
@@ -204,12 +207,11 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 /// Passes a runner's readiness on in the words of the API.
 async fn relay(mut readiness: watch::Receiver<Readiness>, health: watch::Sender<Result<(), String>>) {
     loop {
-        let now = match &*readiness.borrow_and_update() {
+        let state = match &*readiness.borrow_and_update() {
             Readiness::Ready => Ok(()),
             Readiness::NotReady(reason) => Err(reason.clone()),
         };
-        // What it was before doesn't matter.
-        let _ = health.send_replace(now);
+        health.send_replace(state);
         if readiness.changed().await.is_err() {
             // The runner is gone with the worker.
             return std::future::pending().await;

@@ -91,18 +91,21 @@ pub struct Flusher {
 }
 
 impl Flusher {
-    /// Runs until every [`Writer`] is dropped. Once the token is cancelled, a database that can't be reached is given
-    /// up instead of waited for: nothing was acknowledged, so nothing is lost.
+    /// Runs until the token is cancelled; what was handed in by then is written first. A database that can't be reached
+    /// is then given up instead of waited for: nothing was acknowledged, so nothing is lost.
     pub async fn run(mut self, give_up: CancellationToken) {
         let mut next_flush = Instant::now();
         loop {
-            let first = match self.held.take() {
-                Some(request) => request,
-                None => match self.requests.recv().await {
-                    Some(request) => request,
-                    None => return,
-                },
+            let next = if let Some(held) = self.held.take() {
+                Some(held)
+            } else {
+                tokio::select! {
+                    biased;
+                    request = self.requests.recv() => request,
+                    () = give_up.cancelled() => None,
+                }
             };
+            let Some(first) = next else { return };
             let batch = self.gather(first, next_flush).await;
             next_flush = Instant::now() + INTERVAL;
             self.flush(batch, &give_up).await;

@@ -130,7 +130,6 @@ async fn concurrent_readers_see_every_entry_once_and_in_order(pool: PgPool) {
         assert_eq!(text, expected);
     }
     assert_eq!(signals.heads().watched(), 0);
-    drop(writer);
     stop.cancel();
     for task in tasks {
         task.await.expect("ends");
@@ -170,7 +169,8 @@ async fn a_lost_lease_appends_nothing_and_spares_the_others(pool: PgPool) {
     };
     let (signals, _exchange) = Signals::new(pool.clone());
     let (writer, flusher) = Writer::new(pool.clone(), signals);
-    let flusher = tokio::spawn(flusher.run(CancellationToken::new()));
+    let stop = CancellationToken::new();
+    let flusher = tokio::spawn(flusher.run(stop.clone()));
     let writer = Arc::new(writer);
     let (events, from, to) = ([log("x\n".to_owned())], cursor(0), cursor(1));
     let (lost, kept) = tokio::join!(
@@ -179,6 +179,6 @@ async fn a_lost_lease_appends_nothing_and_spares_the_others(pool: PgPool) {
     );
     assert_eq!(lost, Err(AppendError::LeaseLost));
     assert!(kept.is_ok());
-    drop(writer);
+    stop.cancel();
     flusher.await.expect("ends");
 }
