@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     http::{Random, token::BearerToken},
-    runner::kubernetes::KubernetesRunner,
+    runner::{
+        kubernetes::KubernetesRunner,
+        local::{LocalRunner, Running},
+    },
     store::{self, tokens::NewToken},
 };
 
@@ -81,6 +84,15 @@ pub async fn serve(config: Config, flags: &Serve) -> Result<(), CommandError> {
             tasks.close();
             // What does not end in time ends with the process.
             let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
+            outcome
+        }
+        RunnerKind::Local => {
+            let doing = "the local runner can't start";
+            let runner = LocalRunner::start(&config.local, config.registry)
+                .map_err(|error| CommandError::Runner { doing, error })?;
+            let (service, context) = service.with_worker(runner, name)?;
+            let outcome = finish(service, flags).await;
+            context.runner.shut_down(Running::Leave).await;
             outcome
         }
     }

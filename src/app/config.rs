@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::{
-    domain::spec::Limits,
+    domain::spec::{Builder, Limits},
     engine,
-    runner::{kubernetes, registry::Registry},
+    runner::{kubernetes, local, registry::Registry},
 };
 
 /// All that can be configured. `deploy/kiln.toml` shows it with comments.
@@ -28,6 +28,8 @@ pub struct Config {
     pub runner: RunnerKind,
     /// The cluster, for `runner = "kubernetes"`.
     pub kubernetes: kubernetes::config::Config,
+    /// The host, for `runner = "local"`.
+    pub local: local::LocalConfig,
     /// Registries that need more than HTTPS by their own name.
     pub registry: Vec<Registry>,
     /// What requests may ask for.
@@ -46,6 +48,7 @@ impl Default for Config {
             database: Database::default(),
             runner: RunnerKind::Kubernetes,
             kubernetes: kubernetes::config::Config::default(),
+            local: local::LocalConfig::default(),
             registry: Vec::new(),
             limits: Limits::default(),
             engine: engine::Config::default(),
@@ -91,6 +94,8 @@ impl std::fmt::Debug for Database {
 pub enum RunnerKind {
     /// As pods.
     Kubernetes,
+    /// As processes of this host. For trying Kiln, and for its tests.
+    Local,
 }
 
 /// What is written to standard error.
@@ -191,6 +196,10 @@ impl Config {
         if let Some(url) = &overrides.external_url {
             config.external_url = Some(url.clone());
         }
+        if config.runner == RunnerKind::Local {
+            // The one builder that works as processes of a host.
+            config.limits.builders = vec![Builder::Buildah];
+        }
         config.check()?;
         Ok(config)
     }
@@ -210,6 +219,10 @@ impl Config {
         let invalid = |problem: String| Err(ConfigError::Invalid(problem));
         if self.database.max_connections < 3 {
             return invalid("`database.max_connections` must be at least 3".to_owned());
+        }
+        let buildah = self.limits.builders.contains(&Builder::Buildah);
+        if self.runner == RunnerKind::Kubernetes && buildah && self.kubernetes.buildah_image.is_none() {
+            return invalid("`limits.builders` names buildah, so `kubernetes.buildah_image` must be set".to_owned());
         }
         if self.engine.lease_seconds < 3 {
             return invalid("`engine.lease_seconds` must be at least 3".to_owned());

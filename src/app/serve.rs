@@ -211,7 +211,8 @@ async fn relay(mut readiness: watch::Receiver<Readiness>, health: watch::Sender<
             Readiness::Ready => Ok(()),
             Readiness::NotReady(reason) => Err(reason.clone()),
         };
-        health.send_replace(state);
+        // What it was before does not matter.
+        let _ = health.send_replace(state);
         if readiness.changed().await.is_err() {
             // The runner is gone with the worker.
             return std::future::pending().await;

@@ -44,20 +44,24 @@ const CHUNKS_IN_FLIGHT: usize = 4;
 
 /// Settings of the local runner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct LocalConfig {
     /// Where the builds' folders go, in `builds`.
     pub data_dir: PathBuf,
     /// The program `kiln-agent`; beside the running program when absent.
-    #[serde(default)]
     pub agent: Option<PathBuf>,
     /// Seconds that the processes of a build get between SIGTERM and SIGKILL when it is stopped.
-    #[serde(default = "default_grace")]
     pub stop_grace_seconds: u32,
 }
 
-const fn default_grace() -> u32 {
-    5
+impl Default for LocalConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/kiln".into(),
+            agent: None,
+            stop_grace_seconds: 5,
+        }
+    }
 }
 
 /// Runs attempts on this host.

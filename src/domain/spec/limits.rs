@@ -36,7 +36,7 @@ impl Default for Limits {
     fn default() -> Self {
         const GIB: u64 = 1 << 30;
         Self {
-            builders: vec![Builder::Buildkit, Builder::Buildah],
+            builders: vec![Builder::Buildkit],
             platforms: vec![Platform::linux_amd64()],
             default_resources: Resources {
                 cpu: CpuMillis(2000),
