@@ -169,6 +169,8 @@ impl Service {
             ..
         } = self;
         let ended = tokio::select! {
+            // Tasks that end because they were told to are no surprise.
+            biased;
             () = shutdown.cancelled() => None,
             ended = front.join_next(), if !front.is_empty() => ended,
             ended = back.join_next() => ended,
