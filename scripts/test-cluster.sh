@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# `make test-cluster`: Kiln's programs on the cluster that runs (see scripts/cluster/up.sh), against a Postgres of its
+# own. Everything is compiled outside of the cluster's network, where the package registry is, and run inside.
+# Arguments go to the tests.
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+say "Programs"
+cargo clippy --locked --test cluster -- -D warnings
+cargo test --locked --no-run --test cluster
+program=$(cargo test --locked --no-run --test cluster --message-format=json 2>/dev/null |
+  jq -r 'select(.target.name? == "cluster" and .executable) | .executable')
+scripts/cluster/images.sh agent
+
+say "Tests on the cluster"
+postgres_start
+scripts/cluster/shell.sh "$program" --test-threads "${KILN_TEST_THREADS:-4}" "$@"

@@ -1,0 +1,215 @@
+//! An installation of Kiln for one test: a database, a configuration, a token, and as many replicas as the test
+//! starts. However the test ends, nothing of it stays; when it ends well, nothing may have been left behind.
+
+use std::{
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, Once},
+    time::Duration,
+};
+
+use futures::FutureExt;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+use toml::{Table, Value};
+use url::Url;
+use uuid::Uuid;
+
+use super::{
+    Replica,
+    environment::{configuration, variable},
+    pods::Pods,
+    replica::program,
+};
+
+/// Room for about this many builds at once: two cores carry no more in a reasonable time.
+const ROOM: u32 = 4;
+static SLOTS: Semaphore = Semaphore::const_new(ROOM as usize);
+/// Deleting a pod gives its containers a few seconds.
+const CLEARED: Duration = Duration::from_secs(20);
+
+/// One installation of Kiln.
+pub(in crate::cluster) struct Installation {
+    /// Tells its pods, images and database from those of others.
+    pub(in crate::cluster) name: String,
+    pub(in crate::cluster) pods: Pods,
+    config: PathBuf,
+    token: String,
+    database: Url,
+    replicas: Mutex<Vec<Arc<Replica>>>,
+    folder: TempDir,
+}
+
+/// Runs a test with an installation whose configuration `adjust` has changed. `builds` is how many builds it runs at
+/// once; tests wait for each other accordingly.
+pub(in crate::cluster) async fn run(
+    builds: u32,
+    adjust: impl FnOnce(&mut Table),
+    test: impl AsyncFnOnce(&Installation),
+) {
+    let _slots = SLOTS.acquire_many(builds.min(ROOM)).await.expect("never closed");
+    let installation = Installation::create(adjust).await;
+    let outcome = AssertUnwindSafe(async {
+        test(&installation).await;
+        installation.expect_nothing_left().await;
+    })
+    .catch_unwind()
+    .await;
+    if outcome.is_err() {
+        installation.tell().await;
+    }
+    installation.remove().await;
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Sets a value of the configuration, named by its path.
+pub(in crate::cluster) fn set(config: &mut Table, path: &str, value: impl Into<Value>) {
+    let (table, key) = match path.rsplit_once('.') {
+        None => (config, path),
+        Some((parents, key)) => {
+            let table = parents.split('.').fold(config, |table, name| {
+                let entry = table.entry(name).or_insert_with(|| Table::new().into());
+                entry.as_table_mut().expect("a table")
+            });
+            (table, key)
+        }
+    };
+    table.insert(key.to_owned(), value.into());
+}
+
+impl Installation {
+    async fn create(adjust: impl FnOnce(&mut Table)) -> Self {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            let provider = rustls::crypto::ring::default_provider();
+            provider.install_default().expect("the first one");
+        });
+        let name = format!("test-{}", Uuid::new_v4().simple());
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut database: Url = variable("DATABASE_URL").parse().expect("a URL");
+        execute(&database, format!("CREATE DATABASE \"{name}\"")).await;
+        database.set_path(&name);
+
+        let mut config = configuration();
+        set(&mut config, "listen", "127.0.0.1:0");
+        set(&mut config, "database.url", database.as_str());
+        set(&mut config, "database.max_connections", 10);
+        set(&mut config, "log.filter", "info,kiln=debug,kiln::http=info");
+        set(&mut config, "kubernetes.installation", name.as_str());
+        // Takes over soon after a kill.
+        set(&mut config, "engine.lease_seconds", 3);
+        set(&mut config, "engine.sweep_interval_seconds", 2);
+        set(&mut config, "engine.retry_backoff_seconds", 1);
+        adjust(&mut config);
+        let namespace = config["kubernetes"]["namespace"]
+            .as_str()
+            .expect("a namespace")
+            .to_owned();
+        let path = folder.path().join("kiln.toml");
+        std::fs::write(&path, config.to_string()).expect("the configuration");
+
+        let client = kube::Client::try_default().await.expect("KUBECONFIG");
+        let pods = Pods::record(client, &namespace, &name).await;
+        let token = Self::create_token(&path).await;
+        Self {
+            name,
+            pods,
+            config: path,
+            token,
+            database,
+            replicas: Mutex::default(),
+            folder,
+        }
+    }
+
+    async fn create_token(config: &Path) -> String {
+        let migrated = program(config).arg("migrate").status().await.expect("kiln runs");
+        assert!(migrated.success(), "kiln migrate: {migrated}");
+        let output = program(config).args(["token", "create"]).output().await;
+        let output = output.expect("kiln runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kiln token create: {said}");
+        String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+    }
+
+    /// Starts a replica and waits until it is ready.
+    pub(in crate::cluster) async fn start(&self) -> Arc<Replica> {
+        let replica = self.start_on(Path::new(&variable("KILN_TEST_KUBECONFIG"))).await;
+        replica.wait_until_ready().await;
+        replica
+    }
+
+    /// Starts a replica with this kubeconfig; it needn't become ready.
+    pub(in crate::cluster) async fn start_on(&self, kubeconfig: &Path) -> Arc<Replica> {
+        let number = self.replicas().len();
+        let log = self.folder.path().join(format!("replica-{number}.log"));
+        let replica = Replica::start(&self.config, kubeconfig, log, &self.token).await;
+        let replica = Arc::new(replica);
+        self.replicas
+            .lock()
+            .expect("no panic meanwhile")
+            .push(Arc::clone(&replica));
+        replica
+    }
+
+    /// A name for an image in the cluster's registry that nobody else uses.
+    pub(in crate::cluster) fn image(&self, name: &str) -> String {
+        format!("{}/{}/{name}:1", variable("KILN_TEST_REGISTRY"), self.name)
+    }
+
+    /// A folder that goes with the installation.
+    pub(in crate::cluster) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn replicas(&self) -> Vec<Arc<Replica>> {
+        self.replicas.lock().expect("no panic meanwhile").clone()
+    }
+
+    /// No live build, no pod, and replicas that end when they are told to.
+    async fn expect_nothing_left(&self) {
+        let mut connection = PgConnection::connect(self.database.as_str()).await.expect("connects");
+        let live: Vec<(Uuid, String)> = sqlx::query_as(
+            "SELECT id, state::text FROM builds WHERE state::text NOT IN ('succeeded', 'failed', 'cancelled')",
+        )
+        .fetch_all(&mut connection)
+        .await
+        .expect("reads");
+        assert!(live.is_empty(), "live builds are left: {live:?}");
+        self.pods.wait_until_none(None, CLEARED).await;
+        for replica in self.replicas() {
+            if replica.is_up() {
+                let status = replica.terminate().await;
+                assert!(status.success(), "SIGTERM: {status}");
+            }
+        }
+    }
+
+    /// Prints what helps to understand a failure.
+    async fn tell(&self) {
+        for (number, replica) in self.replicas().iter().enumerate() {
+            eprintln!("---- {}, replica {number}:\n{}", self.name, replica.log_tail());
+        }
+        eprintln!("---- {}, pods left:\n{}", self.name, self.pods.clear().await);
+    }
+
+    async fn remove(&self) {
+        for replica in self.replicas() {
+            if replica.is_up() {
+                replica.kill().await;
+            }
+        }
+        self.pods.clear().await;
+        let admin: Url = variable("DATABASE_URL").parse().expect("a URL");
+        execute(&admin, format!("DROP DATABASE \"{}\" WITH (FORCE)", self.name)).await;
+    }
+}
+
+async fn execute(database: &Url, statement: String) {
+    let mut connection = PgConnection::connect(database.as_str()).await.expect("connects");
+    let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await;
+    done.expect("the database takes the statement");
+}
