@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes what a user of the running cluster needs to know: $KILN_CLUSTER_DIR/env
 # (KEY=VALUE lines) and Kiln's configuration made from deploy/kiln-cluster.toml.in,
-# in which @KEY@ stands for a value of that file.
+# in which @KEY@ stands for a value of that file; lines without their value are left out.
 # shellcheck disable=SC2034 # the values are read by name below
 set -euo pipefail
 # shellcheck source=lib.sh
@@ -38,5 +38,5 @@ if [[ -e $REPO/deploy/kiln-cluster.toml.in ]]; then
     for name in "${!KILN_TEST_@}"; do
         text=${text//@$name@/${!name}}
     done
-    printf '%s\n' "$text" >"$DIR/kiln.toml"
+    grep -v '@KILN_TEST_[A-Z_]*@' <<<"$text" >"$DIR/kiln.toml"
 fi
