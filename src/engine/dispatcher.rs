@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, worker::Session};
@@ -11,7 +11,8 @@ use crate::{
     store::{self, queue::ClaimLimits},
 };
 
-/// How often the queue is looked at without a hint: builds become available by time too, and hints get lost.
+/// How often the queue is looked at without a hint (builds become available by time too, and hints get lost), and how
+/// often it is looked for builds that nobody owns.
 const POLL: Duration = Duration::from_secs(1);
 /// How many builds are taken over from other workers at once.
 const TAKE_OVER: u32 = 256;
@@ -20,18 +21,15 @@ const TAKE_OVER: u32 = 256;
 pub(super) async fn run<R: Runner>(context: &Arc<Context<R>>, session: &Session, stop: &CancellationToken) {
     let mut readiness = context.runner.readiness();
     let freed: &Notify = session.freed();
-    loop {
-        let more = match run_once(context, session).await {
-            Ok(more) => more,
-            Err(error) => {
-                tracing::warn!(error = %error, cause = ?std::error::Error::source(&error), "the queue can't be read");
-                false
-            }
-        };
-        if stop.is_cancelled() {
-            return;
+    let mut next_upkeep = Instant::now();
+    while !stop.is_cancelled() {
+        // By time and not by news: a burst of requests is not to pay for it.
+        if Instant::now() >= next_upkeep {
+            report(take_over(context, session).await);
+            next_upkeep = Instant::now() + POLL;
         }
-        if more {
+        let ready = *readiness.borrow_and_update() == Readiness::Ready;
+        if ready && report(claim(context, session).await) == Some(More::Perhaps) {
             continue;
         }
         let poll = POLL.mul_f64(rand::random_range(0.8..1.2));
@@ -40,41 +38,51 @@ pub(super) async fn run<R: Runner>(context: &Arc<Context<R>>, session: &Session,
             () = freed.notified() => {}
             Ok(()) = readiness.changed() => {}
             () = tokio::time::sleep(poll) => {}
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => {}
         }
     }
 }
 
-/// One look at the queue. True when there may be more to take at once.
-pub(super) async fn run_once<R: Runner>(context: &Arc<Context<R>>, session: &Session) -> Result<bool, store::Error> {
-    let config = &context.config;
+/// Whether the queue may hold more that could be taken at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum More {
+    Perhaps,
+    No,
+}
+
+fn report<T>(outcome: Result<T, store::Error>) -> Option<T> {
+    outcome
+        .inspect_err(|error| {
+            tracing::warn!(error = %error, cause = ?std::error::Error::source(error), "the queue can't be read");
+        })
+        .ok()
+}
+
+/// Frees the builds of workers that died, and takes over what nobody owns.
+async fn take_over<R: Runner>(context: &Arc<Context<R>>, session: &Session) -> Result<(), store::Error> {
     store::leases::expire(&context.pool).await?;
-    let orphans = store::queue::take_over(&context.pool, session.replica(), TAKE_OVER).await?;
-    for orphan in orphans {
+    for orphan in store::queue::take_over(&context.pool, session.replica(), TAKE_OVER).await? {
         context.metrics.taken_over.inc();
         tracing::info!(build.id = %orphan.lease.attempt.build, attempt = orphan.lease.attempt.number, "took over a build");
         session.drive(context, orphan, true);
     }
-    if *context.runner.readiness().borrow() != Readiness::Ready {
-        return Ok(false);
-    }
+    Ok(())
+}
+
+/// Takes one batch from the queue.
+async fn claim<R: Runner>(context: &Arc<Context<R>>, session: &Session) -> Result<More, store::Error> {
+    let config = &context.config;
     let limits = ClaimLimits {
         batch: config.claim_batch,
         live: config.max_live_builds,
     };
-    let claimed = store::queue::claim(
-        &context.pool,
-        session.replica(),
-        limits,
-        R::NAME_PREFIX,
-        context.clock.now(),
-    )
-    .await?;
-    let more = u32::try_from(claimed.len()) == Ok(config.claim_batch);
+    let now = context.clock.now();
+    let claimed = store::queue::claim(&context.pool, session.replica(), limits, R::NAME_PREFIX, now).await?;
+    let full = u32::try_from(claimed.len()) == Ok(config.claim_batch);
     for build in claimed {
         context.metrics.claimed.inc();
         context.signals.head(build.lease.attempt.build, build.head);
         session.drive(context, build, false);
     }
-    Ok(more)
+    Ok(if full { More::Perhaps } else { More::No })
 }

@@ -138,12 +138,9 @@ impl Session {
         if tokio::time::timeout(limit, self.0.drivers.wait()).await.is_err() {
             tracing::warn!(drivers = self.0.drivers.len(), "drivers did not stop in time");
         }
-        match store::leases::unregister(&context.pool, self.replica()).await {
-            // Other workers take over at once instead of at their next look.
-            Ok(()) => context.signals.queued(),
-            Err(error) => {
-                tracing::warn!(error = ?error, "the worker could not unregister; its builds are taken over when its lease ends");
-            }
+        // Other workers find what it had at their next look, within a second or so.
+        if let Err(error) = store::leases::unregister(&context.pool, self.replica()).await {
+            tracing::warn!(error = ?error, "the worker could not unregister; its builds are taken over when its lease ends");
         }
     }
 
