@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod dev;
 pub mod openapi;
 pub mod postgres;
 pub mod serve;

@@ -7,7 +7,7 @@ use kiln::app::{
     cli::{Cli, Command, ConfigCommand, TokenCommand},
     commands,
     config::Config,
-    openapi, telemetry,
+    dev, openapi, telemetry,
 };
 
 fn main() -> ExitCode {
@@ -31,6 +31,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Serve(flags) => commands::serve(config, &flags).await?,
+            Command::Dev(flags) => dev::dev(config, &flags).await?,
             Command::Migrate => commands::migrate(&config).await?,
             Command::Token(TokenCommand::Create(flags)) => {
                 println!("{}", commands::create_token(&config, &flags).await?);

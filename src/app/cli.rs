@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::config::Overrides;
@@ -22,6 +24,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the API and the workers
     Serve(Serve),
+    /// Run everything on this machine, on a private Postgres: nothing needs to be set up
+    Dev(Dev),
     /// Bring the database's schema up to date
     Migrate,
     /// Print the API's description (OpenAPI 3.1)
@@ -43,6 +47,17 @@ pub struct Serve {
     /// Bring the schema up to date first
     #[arg(long)]
     pub migrate: bool,
+}
+
+/// Flags of `kiln dev`.
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// Folder for the database and the builds; .kiln in the current folder, or for root /var/lib/kiln-dev, when absent
+    #[arg(long, env = "KILN_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Build this folder of text files once it serves, to show that and how it works
+    #[arg(long, value_name = "DIR")]
+    pub sample: Option<PathBuf>,
 }
 
 /// Parts of the service.

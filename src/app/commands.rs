@@ -13,10 +13,7 @@ use super::{
 };
 use crate::{
     http::{Random, token::BearerToken},
-    runner::{
-        kubernetes::KubernetesRunner,
-        local::{LocalRunner, Running},
-    },
+    runner::{kubernetes::KubernetesRunner, local::LocalRunner},
     store::{self, tokens::NewToken},
 };
 
@@ -92,7 +89,7 @@ pub async fn serve(config: Config, flags: &Serve) -> Result<(), CommandError> {
                 .map_err(|error| CommandError::Runner { doing, error })?;
             let (service, context) = service.with_worker(runner, name)?;
             let outcome = finish(service, flags).await;
-            context.runner.shut_down(Running::Leave).await;
+            context.runner.shut_down().await;
             outcome
         }
     }

@@ -269,7 +269,8 @@ async fn init(programs: &Programs, home: &Path, data: &Path, owner: Option<&Owne
         .arg(&new)
         .args(["-U", NAME, "-A", "trust", "-E", "UTF8", "--no-locale"])
         .stdin(Stdio::null())
-        .kill_on_drop(true)
+        // Ctrl-C is for kiln, which lets this short step end.
+        .process_group(0)
         .output()
         .await
         .map_err(io_error("can't run", &programs.initdb()))?;

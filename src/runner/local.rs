@@ -64,7 +64,8 @@ impl Default for LocalConfig {
     }
 }
 
-/// Runs attempts on this host.
+/// Runs attempts on this host. Clones are the same runner.
+#[derive(Clone)]
 pub struct LocalRunner {
     shared: Arc<Shared>,
 }
@@ -76,6 +77,8 @@ struct Shared {
     registries: Vec<Registry>,
     attempts: Mutex<HashMap<AttemptId, Entry>>,
     readiness: watch::Sender<Readiness>,
+    /// Attempts are to stop, and none is to begin.
+    winding_down: CancellationToken,
     /// Ends the runner's own tasks; the attempts' processes go on.
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -92,15 +95,6 @@ struct Supervision {
     /// Ends the supervision, not the attempt.
     release: CancellationToken,
     task: JoinHandle<()>,
-}
-
-/// What becomes of running attempts when the runner shuts down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Running {
-    /// They go on; the next runner on this folder adopts them.
-    Leave,
-    /// They are stopped.
-    Stop,
 }
 
 impl LocalRunner {
@@ -129,6 +123,7 @@ impl LocalRunner {
             grace_seconds: config.stop_grace_seconds,
             registries,
             attempts: Mutex::default(),
+            winding_down: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -141,20 +136,32 @@ impl LocalRunner {
         Ok(runner)
     }
 
-    /// Ends the runner's tasks, and its attempts if asked to. Nothing is observed any more afterwards.
-    pub async fn shut_down(&self, running: Running) {
-        if running == Running::Stop {
-            let tasks = self.shared.with_attempts(|attempts| {
-                let supervisions = attempts.values_mut().filter_map(|entry| entry.supervision.take());
-                supervisions
-                    .map(|supervision| {
-                        supervision.stop.cancel();
-                        supervision.task
-                    })
-                    .collect::<Vec<_>>()
-            });
-            futures::future::join_all(tasks).await;
+    /// Launches nothing more, stops what runs, and waits for the ends, which are observed as ever.
+    pub async fn wind_down(&self) {
+        self.shared.winding_down.cancel();
+        self.shared
+            .readiness
+            .send_replace(Readiness::NotReady("the service is being stopped".to_owned()));
+        let observed: Vec<_> = self.shared.with_attempts(|attempts| {
+            let supervised = attempts
+                .values()
+                .filter_map(|entry| Some((entry, entry.supervision.as_ref()?)));
+            supervised
+                .map(|(entry, supervision)| {
+                    supervision.stop.cancel();
+                    entry.observed.subscribe()
+                })
+                .collect()
+        });
+        for mut observed in observed {
+            let is_over = |seen: &Observation| matches!(seen, Observation::Finished { .. } | Observation::Gone { .. });
+            // An error means that the attempt was removed.
+            drop(observed.wait_for(is_over).await);
         }
+    }
+
+    /// Ends the runner's tasks. Attempts that run go on; the next runner on the same folder adopts them.
+    pub async fn shut_down(&self) {
         self.shared.shutdown.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
@@ -179,7 +186,19 @@ impl LocalRunner {
         self.shared.tasks.spawn(async move {
             let mut ticks = interval(READINESS_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            while shared.shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+            let end = async {
+                tokio::select! {
+                    () = shared.winding_down.cancelled() => {}
+                    () = shared.shutdown.cancelled() => {}
+                }
+            };
+            tokio::pin!(end);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut end => return,
+                    _ = ticks.tick() => {}
+                }
                 let now = host::readiness(&shared.agent);
                 shared.readiness.send_if_modified(|last| {
                     let changed = *last != now;
@@ -209,7 +228,7 @@ impl Shared {
                 return;
             }
             let (stop, release) = (CancellationToken::new(), self.shutdown.child_token());
-            if self.folder(attempt).stop_requested() {
+            if self.winding_down.is_cancelled() || self.folder(attempt).stop_requested() {
                 stop.cancel();
             }
             let task = {

@@ -18,7 +18,7 @@ use kiln::{
     },
     runner::{
         LaunchError, LogEnd, LogPosition, Observation, Outcome, Readiness, Runner,
-        local::{LocalConfig, LocalRunner, Running},
+        local::{LocalConfig, LocalRunner},
     },
 };
 use kiln_agent::wire::{frame::Frame, report::Exit};
@@ -190,6 +190,12 @@ async fn remove(runner: &LocalRunner, data: &TempDir, attempt: AttemptId) {
     );
 }
 
+/// Ends the runner and all that runs.
+async fn close(runner: LocalRunner) {
+    timeout(LIMIT, runner.wind_down()).await.expect("everything ends");
+    runner.shut_down().await;
+}
+
 #[tokio::test]
 async fn builds_from_nothing_but_the_request() {
     let data = tempfile::tempdir().expect("folder");
@@ -224,7 +230,7 @@ async fn builds_from_nothing_but_the_request() {
     )
     .await;
     runner.remove(assignment.attempt).await.expect("nothing to do");
-    runner.shut_down(Running::Stop).await;
+    close(runner).await;
 }
 
 #[tokio::test]
@@ -261,7 +267,7 @@ async fn builds_from_git_and_runs_commands() {
     let rest = log(&runner, assignment.attempt, StepName::Build, 29_000).await;
     assert_eq!(rest, lines[29_000..]);
     remove(&runner, &data, assignment.attempt).await;
-    runner.shut_down(Running::Stop).await;
+    close(runner).await;
 }
 
 #[tokio::test]
@@ -314,7 +320,7 @@ async fn failures_are_told_apart() {
         );
         remove(&runner, &data, assignment.attempt).await;
     }
-    runner.shut_down(Running::Stop).await;
+    close(runner).await;
 }
 
 const WAITS: &str = "FROM scratch\nCOPY p /p\nRUN [\"/p\", \"wait\"]\n";
@@ -343,7 +349,7 @@ async fn a_stopped_build_leaves_no_process() {
     runner.stop(assignment.attempt).await.expect("nothing to do");
     remove(&runner, &data, assignment.attempt).await;
     runner.stop(assignment.attempt).await.expect("nothing to do");
-    runner.shut_down(Running::Stop).await;
+    close(runner).await;
 }
 
 #[tokio::test]
@@ -355,7 +361,7 @@ async fn a_running_build_can_be_removed() {
     runner.launch(&assignment).await.expect("launched");
     until_logged(&runner, assignment.attempt, "waiting").await;
     remove(&runner, &data, assignment.attempt).await;
-    runner.shut_down(Running::Stop).await;
+    close(runner).await;
 }
 
 #[tokio::test]
@@ -375,7 +381,7 @@ async fn a_killed_agent_takes_its_build_along() {
     assert_eq!(steps[1].end.as_ref().expect("ended").report, None);
     assert_eq!(processes(&data, assignment.attempt), BTreeMap::new());
     remove(&runner, &data, assignment.attempt).await;
-    runner.shut_down(Running::Stop).await;
+    close(runner).await;
 }
 
 #[tokio::test]
@@ -388,7 +394,7 @@ async fn the_next_runner_goes_on_with_what_runs() {
     first.launch(&assignment).await.expect("launched");
     until_logged(&first, attempt, "waiting").await;
     let before = processes(&data, attempt);
-    first.shut_down(Running::Leave).await;
+    first.shut_down().await;
     assert_eq!(processes(&data, attempt), before, "nothing ended, nothing began");
 
     let second = runner(&data);
@@ -407,7 +413,7 @@ async fn the_next_runner_goes_on_with_what_runs() {
     assert_eq!(failure(finished(&second, attempt).await.1).0, FailureCode::Internal);
     assert_eq!(processes(&data, attempt), BTreeMap::new());
     remove(&second, &data, attempt).await;
-    second.shut_down(Running::Stop).await;
+    close(second).await;
 }
 
 #[tokio::test]
@@ -425,7 +431,7 @@ async fn the_next_runner_takes_the_next_step() {
     .await;
     timeout(LIMIT, server.asked()).await.expect("the agent is at work");
     let agent = agent_pid(&data, attempt, StepName::Source);
-    first.shut_down(Running::Leave).await;
+    first.shut_down().await;
     // As if kiln had been killed between starting the agent and noting its number.
     fs::remove_file(folder(&data, attempt).join("source.pid")).expect("removed");
 
@@ -443,13 +449,13 @@ async fn the_next_runner_takes_the_next_step() {
     let (steps, outcome) = finished(&second, attempt).await;
     assert_eq!(outcome, Outcome::Succeeded);
     assert_eq!(steps.len(), 2);
-    second.shut_down(Running::Stop).await;
+    close(second).await;
 
     // What has ended is observed the same by whoever comes later.
     let third = runner(&data);
     assert_eq!(finished(&third, attempt).await, (steps, outcome));
     remove(&third, &data, attempt).await;
-    third.shut_down(Running::Stop).await;
+    close(third).await;
 }
 
 #[tokio::test]
@@ -461,15 +467,21 @@ async fn a_shutdown_that_stops_builds_says_so_later() {
     let attempt = assignment.attempt;
     first.launch(&assignment).await.expect("launched");
     until_logged(&first, attempt, "waiting").await;
-    first.shut_down(Running::Stop).await;
+    timeout(LIMIT, first.wind_down()).await.expect("everything ends");
+    let (_, outcome) = finished(&first, attempt).await;
+    assert!(
+        failure(outcome.clone()).1.contains("service was stopped"),
+        "{outcome:?}"
+    );
     assert_eq!(processes(&data, attempt), BTreeMap::new());
+    let error = first.launch(&inline("FROM scratch\n")).await.expect_err("too late");
+    assert!(matches!(error, LaunchError::NotReady(_)), "{error}");
+    first.shut_down().await;
 
     let second = runner(&data);
-    let (code, message) = failure(finished(&second, attempt).await.1);
-    assert_eq!(code, FailureCode::Internal);
-    assert!(message.contains("service was stopped"), "{message}");
+    assert_eq!(finished(&second, attempt).await.1, outcome);
     remove(&second, &data, attempt).await;
-    second.shut_down(Running::Stop).await;
+    close(second).await;
 }
 
 #[tokio::test]
@@ -484,5 +496,5 @@ async fn without_an_agent_nothing_is_launched() {
         "{error}"
     );
     assert_eq!(runner.list().await.expect("listed"), []);
-    runner.shut_down(Running::Stop).await;
+    close(runner).await;
 }

@@ -167,7 +167,7 @@ impl Supervisor<'_> {
                 exit: Exit::Stopped, ..
             }) if !self.folder.stop_requested() => Failure::new(
                 FailureCode::Internal,
-                "The service was stopped while it ran this build on its own host. Start the build again.",
+                "The service was stopped while it ran this build on its own host.",
             ),
             Some(report) => builder::classify(step, report),
             None => Failure::new(
