@@ -127,6 +127,9 @@ impl Reader {
             let deadline = over.then(|| *deadline.get_or_insert_with(|| Instant::now() + PATIENCE));
             let before = self.lines.position().line;
             let ended = self.stream(!over).await;
+            if self.is_complete() {
+                return LogEnd::Complete;
+            }
             let progress = self.lines.position().line > before;
             if progress {
                 (pause, missing) = (PAUSES.0, 0);
