@@ -14,6 +14,8 @@ mod launch;
 mod log;
 mod observe;
 mod pod;
+#[cfg(test)]
+mod stub;
 mod watch;
 
 use std::sync::Arc;

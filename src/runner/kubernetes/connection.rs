@@ -3,7 +3,7 @@
 //! A kubeconfig that can't be read, a cluster that is away or a namespace that is missing must not end the service:
 //! builds stay queued, `/readyz` says what to do, and the check is repeated until it succeeds.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error as _, sync::Arc, time::Duration};
 
 use kube::{Client, Config as KubeConfig, api::PostParams, core::Request};
 use tokio::{
@@ -33,7 +33,7 @@ pub(super) enum Watch {
 }
 
 /// A refusal counts for this long; the longest pause between two tries is half of it.
-const REFUSAL: Duration = Duration::from_secs(60);
+const REFUSAL: Duration = Duration::from_mins(1);
 
 /// The client, shared by everything that talks to the cluster.
 pub(super) struct Connection {
@@ -118,7 +118,7 @@ impl Connection {
 
     /// Somebody found that the cluster is of no use: says so at once, and checks again soon.
     pub(super) fn report_problem(&self, reason: String) {
-        self.set(Readiness::NotReady(reason));
+        self.set(&Readiness::NotReady(reason));
         self.check_now.notify_one();
     }
 
@@ -181,7 +181,7 @@ impl Connection {
             Watch::Refused(reason, at) if at.elapsed() < REFUSAL => Err(reason.clone()),
             Watch::Refused(..) | Watch::Fine => Ok(()),
         });
-        self.set(match verdict {
+        self.set(&match verdict {
             Ok(()) => Readiness::Ready,
             Err(reason) => Readiness::NotReady(reason),
         });
@@ -206,14 +206,14 @@ impl Connection {
         }
     }
 
-    fn set(&self, readiness: Readiness) {
+    fn set(&self, readiness: &Readiness) {
         let changed = self.readiness.send_if_modified(|current| {
-            let changed = *current != readiness;
-            current.clone_from(&readiness);
+            let changed = current != readiness;
+            current.clone_from(readiness);
             changed
         });
         if changed {
-            match &readiness {
+            match readiness {
                 Readiness::Ready => tracing::info!(namespace = %self.namespace, "the cluster takes build pods"),
                 Readiness::NotReady(reason) => {
                     tracing::warn!(namespace = %self.namespace, reason, "the cluster doesn't take build pods");
@@ -226,7 +226,13 @@ impl Connection {
 /// A client by the kubeconfig as it is now, or why there can be none.
 async fn connect() -> Result<Client, String> {
     let mut config = KubeConfig::infer().await.map_err(|error| {
-        format!("no usable kubeconfig: {error}. Set KUBECONFIG to one, or run in a pod with a service account.")
+        // In a pod both ways of finding one are of interest.
+        let outside = std::env::var_os("KUBERNETES_SERVICE_HOST").is_none();
+        let cause = error
+            .source()
+            .filter(|_| outside)
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        format!("no usable kubeconfig: {cause}. Set KUBECONFIG to one, or run in a pod with a service account.")
     })?;
     config.connect_timeout = Some(Duration::from_secs(5));
     // Who calls decides what is tried again, and for how long.
@@ -237,4 +243,18 @@ async fn connect() -> Result<Client, String> {
 /// Replicas that failed together don't come back together.
 fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(rand::random_range(0.8..1.2))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    impl Connection {
+        /// A connection to a server that is played by a test.
+        pub(in super::super) fn to(client: Client) -> Arc<Self> {
+            let connection = Self::new("builds".to_owned(), b"{}".to_vec());
+            connection.client.send_replace(Some(client));
+            connection
+        }
+    }
 }

@@ -99,3 +99,131 @@ fn settle(action: &'static str, done: Result<(), Fault>) -> Result<(), RunnerErr
         Err(fault) => Err(RunnerError::new(action, fault.into_source())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{
+        domain::spec::Builder,
+        runner::{
+            builder::tests::assignment,
+            kubernetes::stub::{Stub, answer, pod_json, status},
+        },
+    };
+
+    fn attempt() -> AttemptId {
+        assignment(Builder::Buildkit).attempt
+    }
+
+    fn path() -> String {
+        format!("pods/{}", pod::name(attempt()))
+    }
+
+    /// A runner that has seen the attempt's pod like this.
+    fn seen(stub: &Stub, change: impl FnOnce(&mut Value)) -> Arc<Inner> {
+        let mut pod = pod_json(attempt(), "default", &json!({"phase": "Running"}));
+        change(&mut pod);
+        let inner = stub.inner();
+        inner.index.apply(&serde_json::from_value(pod).unwrap());
+        inner
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stopping_keeps_the_pod() {
+        let stub = Stub::default();
+        stub.expect(format!("PATCH {}", path()), answer(200, &json!({})));
+        let inner = seen(&stub, |_| {});
+        stop(&inner, attempt()).await.unwrap();
+        let (_, body) = &stub.seen()[0];
+        assert_eq!(body["spec"]["activeDeadlineSeconds"], 1);
+        assert_eq!(body["metadata"]["uid"], "uid-1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_no_node_is_deleted_by_its_uid() {
+        let stub = Stub::default();
+        stub.expect(format!("DELETE {}", path()), answer(200, &json!({})));
+        let inner = seen(&stub, |pod| pod["spec"]["nodeName"] = Value::Null);
+        stop(&inner, attempt()).await.unwrap();
+        let (_, body) = &stub.seen()[0];
+        assert_eq!(body["preconditions"]["uid"], "uid-1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_ended_need_not_be_stopped() {
+        let stub = Stub::default();
+        let inner = seen(&stub, |pod| pod["status"] = json!({"phase": "Failed"}));
+        stop(&inner, attempt()).await.unwrap();
+        assert!(stub.seen().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn removing_waits_for_the_kubelet_only_as_long_as_makes_sense() {
+        for (field, value, grace) in [
+            ("/status/phase", json!("Running"), 1),
+            ("/status/phase", json!("Failed"), 0),
+            ("/metadata/deletionTimestamp", json!("2026-11-23T14:00:00Z"), 0),
+        ] {
+            let stub = Stub::default();
+            stub.expect(format!("DELETE {}", path()), answer(200, &json!({})));
+            let inner = seen(&stub, |pod| {
+                pod["metadata"]["deletionTimestamp"] = Value::Null;
+                *pod.pointer_mut(field).unwrap() = value;
+            });
+            remove(&inner, attempt()).await.unwrap();
+            let (_, body) = &stub.seen()[0];
+            assert_eq!(body["gracePeriodSeconds"], grace);
+            assert_eq!(body["preconditions"]["uid"], "uid-1");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_never_seen_is_looked_up() {
+        let stub = Stub::default();
+        let pod = pod_json(attempt(), "default", &json!({"phase": "Failed"}));
+        stub.expect(format!("GET {}", path()), answer(200, &pod))
+            .expect(format!("DELETE {}", path()), answer(200, &json!({})));
+        remove(&stub.inner(), attempt()).await.unwrap();
+        assert!(stub.is_done());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_gone_or_another_is_left_alone() {
+        let missing = || status(404, "NotFound", "pods \"x\" not found", "pods");
+        let stub = Stub::default();
+        stub.expect(format!("GET {}", path()), missing());
+        remove(&stub.inner(), attempt()).await.unwrap();
+
+        for refusal in [
+            missing(),
+            status(409, "Conflict", "the UID in the precondition does not match", "pods"),
+        ] {
+            let stub = Stub::default();
+            stub.expect(format!("DELETE {}", path()), refusal);
+            let inner = seen(&stub, |_| {});
+            remove(&inner, attempt()).await.unwrap();
+        }
+
+        let stub = Stub::default();
+        let strangers = pod_json(attempt(), "staging", &json!({"phase": "Running"}));
+        stub.expect(format!("GET {}", path()), answer(200, &strangers));
+        remove(&stub.inner(), attempt()).await.unwrap();
+        assert_eq!(stub.seen().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_fails_is_asked_again_and_then_named() {
+        let stub = Stub::default();
+        for _ in 0..3 {
+            stub.expect(format!("PATCH {}", path()), status(500, "InternalError", "boom", ""));
+        }
+        let inner = seen(&stub, |_| {});
+        let error = stop(&inner, attempt()).await.unwrap_err();
+        assert!(error.source.to_string().contains("boom"));
+        assert!(stub.is_done());
+    }
+}

@@ -23,9 +23,9 @@ use crate::{
 const PAUSES: [Duration; 5] = [
     Duration::from_millis(100),
     Duration::from_millis(300),
-    Duration::from_millis(1000),
-    Duration::from_millis(2000),
-    Duration::from_millis(4000),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
 ];
 
 /// The longest pause that the server may ask for.
@@ -114,4 +114,177 @@ async fn find(inner: &Inner, attempt: AttemptId) -> Result<Pod, Fault> {
 
 fn read(answer: &Bytes) -> Result<Pod, Fault> {
     serde_json::from_slice(answer).map_err(|error| Fault::Unclear(format!("the answer can't be read: {error}"), None))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        domain::spec::Builder,
+        runner::{
+            Observation, Readiness,
+            builder::tests::assignment,
+            kubernetes::stub::{Answer, Stub, answer, pod_json, silence, status},
+        },
+    };
+
+    fn attempt() -> AttemptId {
+        assignment(Builder::Buildkit).attempt
+    }
+
+    fn created() -> Answer {
+        answer(201, &pod_json(attempt(), "default", &json!({"phase": "Pending"})))
+    }
+
+    fn exists() -> Answer {
+        status(409, "AlreadyExists", "pods \"x\" already exists", "pods")
+    }
+
+    fn get() -> String {
+        format!("GET pods/{}", pod::name(attempt()))
+    }
+
+    async fn launched(stub: &Stub) -> (Arc<Inner>, Result<Launched, LaunchError>) {
+        let inner = stub.inner();
+        let result = launch(&inner, &assignment(Builder::Buildkit)).await;
+        assert!(stub.is_done(), "{result:?} after {:?}", stub.seen());
+        (inner, result)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_is_created_and_known() {
+        let stub = Stub::default();
+        stub.expect("POST pods", created());
+        let (inner, result) = launched(&stub).await;
+        assert_eq!(
+            result.unwrap(),
+            Launched {
+                name: pod::name(attempt()),
+                adopted: false
+            }
+        );
+        assert!(matches!(
+            &*inner.index.observe(attempt()).borrow(),
+            Observation::Pending { .. }
+        ));
+        let (_, body) = &stub.seen()[0];
+        assert_eq!(body["metadata"]["name"], pod::name(attempt()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_attempts_own_pod_is_adopted() {
+        let stub = Stub::default();
+        let found = answer(
+            200,
+            &pod_json(attempt(), "default", &json!({"phase": "Failed", "reason": "Evicted"})),
+        );
+        stub.expect("POST pods", exists()).expect(get(), found);
+        let (inner, result) = launched(&stub).await;
+        assert!(result.unwrap().adopted);
+        assert!(matches!(
+            &*inner.index.observe(attempt()).borrow(),
+            Observation::Finished { .. }
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_strangers_pod_is_not() {
+        let stub = Stub::default();
+        let found = answer(200, &pod_json(attempt(), "staging", &json!({"phase": "Pending"})));
+        stub.expect("POST pods", exists()).expect(get(), found);
+        let (_, result) = launched(&stub).await;
+        assert!(
+            matches!(result, Err(LaunchError::Rejected(failure)) if failure.message.contains("kubernetes.installation"))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_vanishes_in_between_is_created() {
+        let stub = Stub::default();
+        let missing = status(404, "NotFound", "pods \"x\" not found", "pods");
+        stub.expect("POST pods", exists())
+            .expect(get(), missing)
+            .expect("POST pods", created());
+        let (_, result) = launched(&stub).await;
+        assert!(!result.unwrap().adopted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_needs_a_person_is_said_at_once() {
+        let stub = Stub::default();
+        stub.expect(
+            "POST pods",
+            status(404, "NotFound", "namespaces \"builds\" not found", "namespaces"),
+        );
+        let (inner, result) = launched(&stub).await;
+        assert!(matches!(result, Err(LaunchError::NotReady(reason)) if reason.contains("kubectl create namespace")));
+        let readiness = inner.connection.readiness();
+        assert!(
+            matches!(&*readiness.borrow(), Readiness::NotReady(reason) if reason.contains("kubectl create namespace"))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_server_is_given_the_time_it_asks_for() {
+        let busy = || {
+            let mut busy = answer(429, &json!("Too many requests, please try again later."));
+            busy.headers_mut().insert("retry-after", "7".parse().unwrap());
+            busy
+        };
+        let stub = Stub::default();
+        stub.expect("POST pods", busy())
+            .expect("POST pods", busy())
+            .expect("POST pods", created());
+        let begun = tokio::time::Instant::now();
+        let (_, result) = launched(&stub).await;
+        assert!(result.is_ok());
+        assert_eq!(begun.elapsed().as_secs(), 14);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_stays_busy_has_taken_nothing() {
+        let stub = Stub::default();
+        for _ in 0..=PAUSES.len() {
+            stub.expect("POST pods", answer(429, &json!(null)));
+        }
+        let (_, result) = launched(&stub).await;
+        assert!(matches!(result, Err(LaunchError::NotReady(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn once_it_is_unclear_it_stays_unclear() {
+        let stub = Stub::default();
+        stub.expect(
+            "POST pods",
+            status(500, "InternalError", "etcdserver: request timed out", ""),
+        )
+        .expect("POST pods", status(401, "Unauthorized", "Unauthorized", ""));
+        let (_, result) = launched(&stub).await;
+        assert!(matches!(result, Err(LaunchError::Unknown(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_answer_is_unclear_too() {
+        let stub = Stub::default();
+        for _ in 0..=PAUSES.len() {
+            stub.expect("POST pods", silence());
+        }
+        let (_, result) = launched(&stub).await;
+        assert!(matches!(result, Err(LaunchError::Unknown(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_is_not_valid_is_rejected_in_the_servers_words() {
+        let stub = Stub::default();
+        stub.expect(
+            "POST pods",
+            status(422, "Invalid", "Pod \"x\" is invalid: spec.nodeSelector: bad", "Pod"),
+        );
+        let (_, result) = launched(&stub).await;
+        assert!(matches!(result, Err(LaunchError::Rejected(failure)) if failure.message.contains("spec.nodeSelector")));
+    }
 }

@@ -34,7 +34,7 @@ const CHUNKS: usize = 64;
 /// How long the API server may take to begin a stream.
 const OPEN: Duration = Duration::from_secs(20);
 /// A follow stream that is silent for this long is opened again: it may be half-open, and nothing else would tell.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// How long a follow stream may go on after its container was seen to have ended.
 const LINGER: Duration = Duration::from_secs(3);
 /// How long to look for the rest of a log after its container ended.
@@ -245,7 +245,7 @@ impl Reader {
                     if !over {
                         limit = Instant::now() + IDLE;
                     }
-                    let Ok(new) = self.lines.take(chunk, strict) else {
+                    let Ok(new) = self.lines.take(&chunk, strict) else {
                         self.from_start = true;
                         return Ended::Clean;
                     };
@@ -367,4 +367,280 @@ fn state(observation: &Observation, step: StepName) -> State {
 /// Whoever asked is no longer there, or the service shuts down: nobody will draw conclusions from this.
 fn abandoned() -> LogEnd {
     LogEnd::Lost("reading was given up".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        domain::spec::Builder,
+        runner::{
+            builder::tests::assignment,
+            kubernetes::stub::{Stub, answer, endless, pod_json, status, text},
+        },
+    };
+
+    const SECOND: u64 = 1_795_447_270;
+
+    fn attempt() -> AttemptId {
+        assignment(Builder::Buildkit).attempt
+    }
+
+    fn request() -> String {
+        format!("GET pods/{}/log", pod::name(attempt()))
+    }
+
+    /// Frames with these numbers, ten a second.
+    fn frames(numbers: std::ops::RangeInclusive<u64>) -> String {
+        numbers
+            .map(|number| format!("{number} {} o. line {number}\n", SECOND * 1000 + number * 100))
+            .collect::<Vec<_>>()
+            .concat()
+    }
+
+    fn see(inner: &Inner, source: &Value) {
+        let pod = pod_json(
+            attempt(),
+            "default",
+            &json!({"phase": "Pending", "initContainerStatuses": [{
+                "name": "source", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": source,
+            }]}),
+        );
+        inner.index.apply(&serde_json::from_value(pod).unwrap());
+    }
+
+    fn running() -> Value {
+        json!({"running": {"startedAt": "2026-11-23T14:00:01Z"}})
+    }
+
+    /// A container that has ended, with its agent's word for how many lines there are, or without.
+    fn ended(lines: Option<u64>) -> Value {
+        let report = lines.map(|lines| json!({"exit": {"code": 0}, "lines": lines, "bytes": 1}).to_string());
+        json!({"terminated": {
+            "exitCode": 1, "message": report, "startedAt": "2026-11-23T14:00:01Z", "finishedAt": "2026-11-23T14:00:09Z",
+        }})
+    }
+
+    fn start(inner: &Arc<Inner>, after: LogPosition) -> LogReader {
+        read(inner, &TaskTracker::new(), attempt(), StepName::Source, after)
+    }
+
+    async fn finish(mut reader: LogReader) -> (String, LogEnd) {
+        let mut log = Vec::new();
+        while let Some(chunk) = reader.chunks.recv().await {
+            assert!(chunk.ends_with(b"\n"));
+            log.extend_from_slice(&chunk);
+        }
+        (String::from_utf8(log).unwrap(), reader.end.await.unwrap())
+    }
+
+    fn queries(stub: &Stub) -> Vec<String> {
+        let seen = stub.seen();
+        seen.into_iter()
+            .map(|(request, _)| request.split_once("log?").unwrap().1.trim_start_matches('&').to_owned())
+            .collect()
+    }
+
+    fn since(second: u64) -> String {
+        let at = Timestamp::from_second(i64::try_from(second).unwrap()).unwrap();
+        format!("sinceTime={at}").replace(':', "%3A")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_ends_is_taken_up_where_it_ended() {
+        let stub = Stub::default();
+        stub.expect(request(), text(&[&frames(1..=12)[..30], &frames(1..=12)[30..]]))
+            .expect(request(), text(&[&frames(3..=25)]));
+        let inner = stub.inner();
+        see(&inner, &running());
+        let mut reader = start(&inner, LogPosition::default());
+        let mut log = Vec::new();
+        while !log.ends_with(frames(25..=25).as_bytes()) {
+            log.extend_from_slice(&reader.chunks.recv().await.unwrap());
+        }
+        see(&inner, &ended(Some(25)));
+        let (rest, end) = finish(reader).await;
+        assert_eq!(String::from_utf8(log).unwrap() + &rest, frames(1..=25));
+        assert_eq!(end, LogEnd::Complete);
+        let queries = queries(&stub);
+        assert_eq!(queries[0], "container=source&follow=true");
+        // Line 12 was written 1.2 s into its minute: that is cut to the second, and one more is taken off.
+        assert_eq!(queries[1], format!("container=source&follow=true&{}", since(SECOND)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_already_is_not_read_again() {
+        let stub = Stub::default();
+        stub.expect(request(), text(&[&frames(1..=9)]));
+        let inner = stub.inner();
+        see(&inner, &ended(Some(9)));
+        let held = LogPosition {
+            line: 7,
+            at_ms: SECOND * 1000 + 700,
+        };
+        assert_eq!(finish(start(&inner, held)).await, (frames(8..=9), LogEnd::Complete));
+        assert_eq!(queries(&stub), [format!("container=source&{}", since(SECOND - 1))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_asked_where_everything_is_held() {
+        let stub = Stub::default();
+        let inner = stub.inner();
+        see(&inner, &ended(Some(7)));
+        let held = LogPosition { line: 7, at_ms: 1 };
+        assert_eq!(finish(start(&inner, held)).await, (String::new(), LogEnd::Complete));
+        assert_eq!(stub.seen(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_after_a_new_beginning_leads_back_to_the_start() {
+        let stub = Stub::default();
+        stub.expect(request(), text(&[&frames(9..=12)]))
+            .expect(request(), text(&[&frames(1..=12)]));
+        let inner = stub.inner();
+        see(&inner, &ended(Some(12)));
+        let held = LogPosition {
+            line: 4,
+            at_ms: SECOND * 1000,
+        };
+        assert_eq!(finish(start(&inner, held)).await, (frames(5..=12), LogEnd::Complete));
+        assert_eq!(queries(&stub)[1], "container=source");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_report_reading_ends_when_nothing_new_comes() {
+        let stub = Stub::default();
+        stub.expect(request(), text(&[&frames(1..=5)]))
+            .expect(request(), text(&[&frames(1..=8)]))
+            .expect(request(), text(&[&frames(1..=8)]));
+        let inner = stub.inner();
+        see(&inner, &ended(None));
+        let reader = start(&inner, LogPosition::default());
+        assert_eq!(finish(reader).await, (frames(1..=8), LogEnd::Complete));
+        assert!(stub.is_done());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_is_looked_for_but_not_for_ever() {
+        let stub = Stub::default();
+        stub.expect(request(), text(&[&frames(1..=5)]));
+        for _ in 0..100 {
+            stub.expect(request(), text(&[&frames(5..=5)]));
+        }
+        let inner = stub.inner();
+        see(&inner, &ended(Some(8)));
+        let begun = Instant::now();
+        let reader = start(&inner, LogPosition::default());
+        // What is missing shows in the report; nothing failed in reading.
+        assert_eq!(finish(reader).await, (frames(1..=5), LogEnd::Complete));
+        assert!((PATIENCE..PATIENCE * 2).contains(&begun.elapsed()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_nodes_own_errors_are_no_log() {
+        let stub = Stub::default();
+        let error = "unable to retrieve container logs for containerd://abc\n";
+        for _ in 0..100 {
+            stub.expect(request(), text(&[error]));
+        }
+        let inner = stub.inner();
+        see(&inner, &ended(None));
+        let (log, end) = finish(start(&inner, LogPosition::default())).await;
+        assert_eq!(log, "");
+        assert!(matches!(end, LogEnd::Lost(reason) if reason.contains("unable to retrieve")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_that_is_not_ready_is_asked_again() {
+        let stub = Stub::default();
+        let waiting = "container \"source\" in pod \"x\" is waiting to start: PodInitializing";
+        stub.expect(request(), status(400, "BadRequest", waiting, ""))
+            .expect(request(), answer(204, &json!(null)))
+            .expect(request(), text(&[&frames(1..=2)]));
+        let inner = stub.inner();
+        see(&inner, &running());
+        let mut reader = start(&inner, LogPosition::default());
+        let first = reader.chunks.recv().await.unwrap();
+        assert_eq!(first, frames(1..=2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_is_opened_again() {
+        let stub = Stub::default();
+        stub.expect(request(), endless(&frames(1..=2)))
+            .expect(request(), endless(&frames(1..=3)));
+        let inner = stub.inner();
+        see(&inner, &running());
+        let begun = Instant::now();
+        let mut reader = start(&inner, LogPosition::default());
+        assert_eq!(reader.chunks.recv().await.unwrap(), frames(1..=2));
+        assert_eq!(reader.chunks.recv().await.unwrap(), frames(3..=3));
+        assert!(begun.elapsed() >= IDLE);
+        // Everything is there: the stream need not end.
+        see(&inner, &ended(Some(3)));
+        assert_eq!(finish(reader).await, (String::new(), LogEnd::Complete));
+        assert!(begun.elapsed() < IDLE + LINGER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_outlives_its_container_is_left() {
+        let stub = Stub::default();
+        stub.expect(request(), endless(&frames(1..=2)))
+            .expect(request(), text(&[&frames(1..=4)]));
+        let inner = stub.inner();
+        see(&inner, &running());
+        let mut reader = start(&inner, LogPosition::default());
+        assert_eq!(reader.chunks.recv().await.unwrap(), frames(1..=2));
+        see(&inner, &ended(Some(4)));
+        assert_eq!(finish(reader).await, (frames(3..=4), LogEnd::Complete));
+        assert_eq!(queries(&stub)[1], format!("container=source&{}", since(SECOND - 1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deleted_pod_takes_its_log_along() {
+        let stub = Stub::default();
+        for _ in 0..4 {
+            stub.expect(request(), status(404, "NotFound", "pods \"x\" not found", "pods"));
+        }
+        let inner = stub.inner();
+        see(&inner, &running());
+        let (log, end) = finish(start(&inner, LogPosition::default())).await;
+        assert_eq!(log, "");
+        assert!(matches!(end, LogEnd::Lost(reason) if reason.contains("deleted")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_that_never_began_has_no_log() {
+        let stub = Stub::default();
+        let inner = stub.inner();
+        let reader = start(&inner, LogPosition::default());
+        let gone = pod_json(attempt(), "default", &json!({"phase": "Failed", "reason": "Evicted"}));
+        inner.index.apply(&serde_json::from_value(gone).unwrap());
+        assert_eq!(finish(reader).await, (String::new(), LogEnd::Complete));
+        assert_eq!(stub.seen(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reading_ends_when_nobody_wants_it() {
+        let stub = Stub::default();
+        stub.expect(request(), endless(&frames(1..=2)));
+        let inner = stub.inner();
+        see(&inner, &running());
+        let tasks = TaskTracker::new();
+        let reader = read(&inner, &tasks, attempt(), StepName::Source, LogPosition::default());
+        drop(reader.chunks);
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reading_ends_with_the_service() {
+        let stub = Stub::default();
+        let inner = stub.inner();
+        let reader = start(&inner, LogPosition::default());
+        inner.shutdown.cancel();
+        assert!(matches!(finish(reader).await.1, LogEnd::Lost(_)));
+    }
 }

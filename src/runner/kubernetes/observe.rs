@@ -341,6 +341,7 @@ mod tests {
 
     const CREATED: &str = "2026-11-23T14:00:00Z";
 
+    #[expect(clippy::needless_pass_by_value, reason = "reads better in the tables")]
     fn pod(status: Value) -> Pod {
         serde_json::from_value(json!({
             "metadata": {"name": "kiln-x-1", "creationTimestamp": CREATED},
@@ -661,7 +662,7 @@ mod tests {
                 &json!({"reason": reason, "message": message}),
             ))
         };
-        let cases: [(Pod, FailureCode, &[&str]); 10] = [
+        let cases: Vec<(Pod, FailureCode, &[&str])> = vec![
             (
                 failed(
                     "Evicted",

@@ -1,15 +1,12 @@
 //! One watch for all pods of the installation, feeding the [`Index`].
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event, watcher},
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,8 +21,11 @@ use super::{
 /// Pods in one page of a listing. A pod can be 256 KiB long, and a page is held in memory.
 const PAGE: u32 = 200;
 
-/// Watches until shutdown. The stream mends itself: errors come as items, are logged, and are followed by another
-/// try after a growing, jittered pause; an expired position leads to a new listing.
+/// The longest pause after an error.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// Watches until shutdown. The stream mends itself: errors come as items and are followed by another try; an expired
+/// position leads to a new listing.
 pub(super) async fn run(
     connection: Arc<Connection>,
     index: Arc<Index>,
@@ -55,7 +55,8 @@ async fn watch(connection: &Connection, client: Client, index: &Index, installat
     let config = watcher::Config::default()
         .labels(&format!("{}={installation}", pod::INSTALLATION))
         .page_size(PAGE);
-    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut events = pin!(watcher(api, config));
+    let mut pause = Duration::ZERO;
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
@@ -63,6 +64,7 @@ async fn watch(connection: &Connection, client: Client, index: &Index, installat
                 feed(index, event);
                 if listed {
                     connection.report_watch(Watch::Fine);
+                    pause = Duration::ZERO;
                 }
             }
             Err(error) => {
@@ -71,6 +73,10 @@ async fn watch(connection: &Connection, client: Client, index: &Index, installat
                     Some(reason) => connection.report_watch(Watch::Refused(reason, Instant::now())),
                     None => connection.suspect(),
                 }
+                // The stream does nothing until it is asked for the next item. Its own backoff starts anew with every
+                // listing that is begun.
+                pause = (pause * 2).clamp(Duration::from_millis(500), MAX_PAUSE);
+                tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             }
         }
     }

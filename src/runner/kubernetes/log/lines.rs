@@ -58,9 +58,9 @@ impl Lines {
 
     /// Takes what has arrived and gives the new whole lines in it. With `strict`, a stream that begins after a gap is
     /// refused, so that it can be asked for from an earlier point.
-    pub(super) fn take(&mut self, chunk: Bytes, strict: bool) -> Result<Vec<Bytes>, Jump> {
+    pub(super) fn take(&mut self, chunk: &Bytes, strict: bool) -> Result<Vec<Bytes>, Jump> {
         let Some(end) = chunk.iter().rposition(|&byte| byte == b'\n') else {
-            self.keep(&chunk);
+            self.keep(chunk);
             return Ok(Vec::new());
         };
         let mut out = Vec::new();
@@ -166,11 +166,15 @@ mod tests {
     }
 
     fn frames(numbers: std::ops::RangeInclusive<u64>) -> String {
-        numbers.map(frame).collect()
+        numbers.map(frame).collect::<Vec<_>>().concat()
     }
 
     fn joined(chunks: &[Bytes]) -> String {
         String::from_utf8(chunks.concat()).unwrap()
+    }
+
+    fn take(lines: &mut Lines, chunk: impl Into<Bytes>, strict: bool) -> Result<Vec<Bytes>, Jump> {
+        lines.take(&chunk.into(), strict)
     }
 
     fn at(line: u64) -> LogPosition {
@@ -183,7 +187,7 @@ mod tests {
     #[test]
     fn what_is_held_is_passed_over() {
         let mut lines = Lines::new(at(2));
-        let out = lines.take(frames(1..=5).into(), false).unwrap();
+        let out = take(&mut lines, frames(1..=5), false).unwrap();
         assert_eq!(joined(&out), frames(3..=5));
         assert_eq!(lines.position(), at(5));
     }
@@ -191,39 +195,37 @@ mod tests {
     #[test]
     fn another_stream_may_repeat_but_not_skip() {
         let mut lines = Lines::new(at(0));
-        lines.take(frames(1..=3).into(), false).unwrap();
+        take(&mut lines, frames(1..=3), false).unwrap();
         lines.restart();
-        assert_eq!(joined(&lines.take(frames(2..=4).into(), true).unwrap()), frame(4));
+        assert_eq!(joined(&take(&mut lines, frames(2..=4), true).unwrap()), frame(4));
         lines.restart();
-        assert_eq!(lines.take(frames(6..=7).into(), true), Err(Jump));
+        assert_eq!(take(&mut lines, frames(6..=7), true), Err(Jump));
         assert_eq!(lines.position(), at(4));
         lines.restart();
         // Asked for from the beginning, there is no more to be had.
-        assert_eq!(joined(&lines.take(frames(6..=7).into(), false).unwrap()), frames(6..=7));
+        assert_eq!(joined(&take(&mut lines, frames(6..=7), false).unwrap()), frames(6..=7));
     }
 
     #[test]
     fn a_jump_within_a_stream_is_passed_on() {
         let mut lines = Lines::new(at(0));
         let text = frame(1) + &frame(9);
-        assert_eq!(joined(&lines.take(text.clone().into(), true).unwrap()), text);
+        assert_eq!(joined(&take(&mut lines, text.clone(), true).unwrap()), text);
     }
 
     #[test]
     fn what_the_kubelet_says_is_told_apart() {
         let mut lines = Lines::new(at(0));
         let error = "unable to retrieve container logs for containerd://abc\n";
-        assert!(lines.take(error.into(), false).unwrap().is_empty());
+        assert!(take(&mut lines, error, false).unwrap().is_empty());
         assert_eq!(lines.foreign(), Some(error.trim()));
         lines.restart();
         assert_eq!(lines.foreign(), None);
-        let out = lines.take((frame(1) + error + &frame(2)).into(), false).unwrap();
+        let out = take(&mut lines, frame(1) + error + &frame(2), false).unwrap();
         assert_eq!(joined(&out), frames(1..=2));
         assert_eq!(lines.foreign(), Some(error.trim()));
         lines.restart();
-        let out = lines
-            .take(("end of a long line\n".to_owned() + &frame(3)).into(), true)
-            .unwrap();
+        let out = take(&mut lines, "end of a long line\n".to_owned() + &frame(3), true).unwrap();
         assert_eq!((joined(&out), lines.foreign()), (frame(3), None));
     }
 
@@ -231,10 +233,10 @@ mod tests {
     fn what_never_ends_is_not_kept() {
         let mut lines = Lines::new(at(0));
         for _ in 0..100 {
-            lines.take(vec![b'x'; 64 * 1024].into(), false).unwrap();
+            take(&mut lines, vec![b'x'; 64 * 1024], false).unwrap();
             assert!(lines.carry.len() <= MAX_LINE);
         }
-        let out = lines.take(("x\n".to_owned() + &frame(1)).into(), false).unwrap();
+        let out = take(&mut lines, "x\n".to_owned() + &frame(1), false).unwrap();
         assert_eq!(joined(&out), frame(1));
     }
 
@@ -247,7 +249,7 @@ mod tests {
             let mut rest = text.as_bytes();
             for cut in cuts.iter().cycle() {
                 let (chunk, after) = rest.split_at((*cut).min(rest.len()));
-                out.extend(lines.take(Bytes::copy_from_slice(chunk), false).unwrap());
+                out.extend(take(&mut lines, Bytes::copy_from_slice(chunk), false).unwrap());
                 rest = after;
                 if rest.is_empty() {
                     break;
