@@ -15,6 +15,19 @@ die() {
   exit 1
 }
 
+# Puts a pinned cargo subcommand on the PATH; builds it under target/tools when it isn't there.
+#   tool CRATE VERSION PROGRAM [FLAG…]
+tool() {
+  local crate=$1 version=$2 program=$3 root=$PWD/target/tools/$1-$2
+  shift 3
+  if [ ! -x "$root/bin/$program" ]; then
+    say "Building $crate $version into target/tools"
+    cargo install "$crate" --version "$version" --locked --bin "$program" --root "$root" \
+      --target-dir target/tools/build --quiet "$@"
+  fi
+  export PATH="$root/bin:$PATH"
+}
+
 # Prints the folder of the newest Postgres server's programs; Debian keeps them out of PATH.
 postgres_bin() {
   if command -v initdb >/dev/null && command -v postgres >/dev/null; then

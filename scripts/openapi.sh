@@ -7,7 +7,8 @@ file=openapi/openapi.json
 mkdir -p openapi
 new=$(mktemp)
 trap 'rm -f "$new"' EXIT
-cargo run -q --locked -- openapi >"$new"
+cargo build --quiet --workspace --bins --locked
+target/debug/kiln openapi >"$new"
 if [ "${1:-}" = --check ]; then
   diff -u "$file" "$new" || die "$file isn't what the code says: run 'make openapi' and commit the result"
 else

@@ -4,15 +4,7 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-version=0.9.0
-tools=$PWD/target/tools
-export PATH="$tools/bin:$PATH"
-if [ "$(cargo-sqlx sqlx --version 2>/dev/null)" != "sqlx-cli-sqlx $version" ]; then
-  say "Installing sqlx-cli $version into target/tools"
-  cargo install sqlx-cli --version "$version" --locked --no-default-features --features postgres --bin cargo-sqlx \
-    --root "$tools" --target-dir "$tools/build" --quiet
-fi
-
+tool sqlx-cli 0.9.0 cargo-sqlx --no-default-features --features postgres
 postgres_start
 unset SQLX_OFFLINE
 cargo sqlx migrate run --source migrations >&2

@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
-# `make test-cluster`: Kiln's programs on the cluster that runs (see scripts/cluster/up.sh), against a Postgres of its
+# `make test-cluster`: Kiln's programs on the test cluster, which is started unless it runs, against a Postgres of its
 # own. Everything is compiled outside of the cluster's network, where the package registry is, and run inside.
 # Arguments go to the tests.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+scripts/install.sh
+say "Cluster"
+scripts/cluster/up.sh
+
 say "Programs"
-cargo clippy --locked --test cluster -- -D warnings
-cargo test --locked --no-run --test cluster
-program=$(cargo test --locked --no-run --test cluster --message-format=json 2>/dev/null |
+# The whole workspace, as for `make test`: another choice of packages would be compiled anew.
+cargo clippy --workspace --locked --all-targets -- -D warnings
+cargo build --workspace --locked --bins
+cargo test --workspace --locked --no-run --test cluster
+program=$(cargo test --workspace --locked --no-run --test cluster --message-format=json 2>/dev/null |
   jq -r 'select(.target.name? == "cluster" and .executable) | .executable')
 scripts/cluster/images.sh agent
 
