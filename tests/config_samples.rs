@@ -51,6 +51,17 @@ fn what_the_sample_leaves_out_can_be_set_as_it_shows() {
     assert!(config.kubernetes.pod_template.0.spec.is_some());
 }
 
+#[test]
+fn what_the_documents_show_can_be_used() {
+    let operations = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let operations = fs::read_to_string(operations).expect("the document");
+    let blocks: Vec<_> = operations.split("```toml\n").skip(1).collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        load(block.split("```").next().expect("an end"));
+    }
+}
+
 /// The keys of the table at `path`, in the words of the error about one that doesn't exist. `None` where there is no
 /// table of known keys.
 fn keys(path: &[&str]) -> Option<Vec<String>> {

@@ -163,11 +163,9 @@ fn the_sample_is_built_and_the_lines_that_are_printed_work() {
         text.contains("STEP 1/") && text.contains("\"succeeded\"") && !text.contains("problem"),
         "{text}"
     );
-    let token = pasted
-        .iter()
-        .find(|line| line.contains("KILN_TOKEN="))
-        .expect("printed")
-        .clone();
+    let export = pasted.iter().find(|line| line.contains("export ")).expect("printed");
+    let token = |export: &str| export.split_once(" TOKEN=").expect("a token").1.to_owned();
+    let kept = token(export);
     let mode = fs::metadata(data.path().join("token"))
         .expect("kept")
         .permissions()
@@ -177,17 +175,11 @@ fn the_sample_is_built_and_the_lines_that_are_printed_work() {
     assert_eq!(processes(data.path()), BTreeSet::new());
 
     let mut again = Dev::start(data.path(), None);
-    let line = again.until("Kiln serves on");
-    let base = line
-        .split_whitespace()
-        .nth(3)
-        .expect("an address")
-        .trim_end_matches('.')
-        .to_owned();
-    assert_eq!(again.until("KILN_TOKEN="), token, "the token is kept");
+    let export = again.until("export ");
+    assert_eq!(token(&export), kept, "the token is kept");
     again.until("Ctrl-C stops it");
     let list = shell(&format!(
-        "{token}\ncurl -sS {base}/v1/builds -H \"Authorization: Bearer $KILN_TOKEN\""
+        "{export}\ncurl -sS \"$KILN/v1/builds\" -H \"Authorization: Bearer $TOKEN\""
     ));
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
     assert!(

@@ -34,19 +34,20 @@ impl<'a> Guide<'a> {
             None => None,
         };
         let (base, token) = (&self.base, self.token);
-        println!("\nThe token for the API:\n\n  export KILN_TOKEN={token}");
+        println!("\nPaste this into another terminal first:\n\n  export KILN={base} TOKEN={token}");
         if let (Some(sample), Some(id)) = (sample, built) {
             let request = quoted(&sample.request().to_string());
             println!(
-                "\nBuild it again:\n\n  curl -sS {base}/v1/builds -H \"Authorization: Bearer $KILN_TOKEN\" \
-    -H 'Content-Type: application/json' -d {request}\n\
+                "\nBuild it again:\n\n  curl -sS \"$KILN/v1/builds\" -H \"Authorization: Bearer $TOKEN\" \
+                 -H 'Content-Type: application/json' -d {request}\n\
                  \nFollow a log; a build's other faces are /events and the build itself:\n\
-                 \n  curl -sSN \"{base}/v1/builds/{id}/logs?follow=1\" -H \"Authorization: Bearer $KILN_TOKEN\"\n  \
-                 curl -sS \"{base}/v1/builds/{id}\" -H \"Authorization: Bearer $KILN_TOKEN\""
+                 \n  curl -sSN \"$KILN/v1/builds/{id}/logs?follow=1\" -H \"Authorization: Bearer $TOKEN\"\n  \
+                 curl -sS \"$KILN/v1/builds/{id}\" -H \"Authorization: Bearer $TOKEN\""
             );
         }
         println!(
-            "\nSee all builds:\n\n  curl -sS {base}/v1/builds -H \"Authorization: Bearer $KILN_TOKEN\"\n\nCtrl-C stops it."
+            "\nSee all builds:\n\n  curl -sS \"$KILN/v1/builds\" -H \"Authorization: Bearer $TOKEN\"\n\n\
+             README.md goes on from here. Ctrl-C stops it."
         );
     }
 
