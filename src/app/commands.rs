@@ -24,7 +24,7 @@ pub enum CommandError {
     #[error(transparent)]
     Serve(#[from] ServeError),
     /// The database said no.
-    #[error("{doing}: {error}{}", cause(.error))]
+    #[error("{doing}: {error}{}. The database is set by KILN_DATABASE_URL.", cause(.error))]
     Store {
         /// What was tried.
         doing: &'static str,

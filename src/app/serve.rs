@@ -28,8 +28,8 @@ const JOURNAL_DRAIN: Duration = Duration::from_secs(5);
 /// Why the service ended other than by being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The database's address isn't one, or its schema can't be brought up to date.
-    #[error("the database can't be used: {0}")]
+    /// The database's address isn't one.
+    #[error("{0}")]
     Database(String),
     /// The API can't listen.
     #[error("the API can't listen on {address}: {source}. Choose another address with `listen` or KILN_LISTEN.")]
@@ -53,7 +53,10 @@ pub fn open_database(config: &Config) -> Result<PgPool, ServeError> {
     store::pool(&config.database.url, config.database.max_connections, timeout).map_err(|error| {
         use std::error::Error as _;
         let cause = error.source().map(ToString::to_string).unwrap_or_default();
-        ServeError::Database(format!("{error} ({cause})"))
+        ServeError::Database(format!(
+            "`database.url` (KILN_DATABASE_URL) is not the URL of a Postgres database such as \
+             `postgres://kiln:secret@db/kiln`: {cause}"
+        ))
     })
 }
 
