@@ -31,7 +31,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Serve(flags) => commands::serve(config, &flags).await?,
-            Command::Dev(flags) => dev::dev(config, &flags).await?,
+            Command::Dev(flags) => Box::pin(dev::dev(config, &flags)).await?,
             Command::Migrate => commands::migrate(&config).await?,
             Command::Token(TokenCommand::Create(flags)) => {
                 println!("{}", commands::create_token(&config, &flags).await?);
