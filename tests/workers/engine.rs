@@ -37,7 +37,7 @@ fn text(entries: &[(i64, Event)]) -> String {
 }
 
 fn lines(count: u64) -> String {
-    (1..=count).map(|line| format!("line {line}\n")).collect()
+    (1..=count).fold(String::new(), |text, line| text + &format!("line {line}\n"))
 }
 
 fn gaps(entries: &[(i64, Event)]) -> usize {

@@ -53,7 +53,7 @@ async fn leases(pool: &PgPool, count: usize) -> Vec<Lease> {
         create(pool).await;
     }
     let owner = ReplicaId::new();
-    leases::register(pool, owner, "test", Duration::from_secs(60))
+    leases::register(pool, owner, "test", Duration::from_mins(1))
         .await
         .expect("registers");
     let limits = ClaimLimits { batch: 64, live: 1000 };
@@ -125,7 +125,7 @@ async fn concurrent_readers_see_every_entry_once_and_in_order(pool: PgPool) {
         });
     }
     writers.join_all().await;
-    let expected: String = (0..LINES).map(|line| format!("{line}\n")).collect();
+    let expected = (0..LINES).fold(String::new(), |text, line| text + &format!("{line}\n"));
     for text in readers.join_all().await {
         assert_eq!(text, expected);
     }

@@ -25,7 +25,7 @@ const ALL: ClaimLimits = ClaimLimits { batch: 64, live: 1000 };
 
 async fn worker(pool: &PgPool) -> ReplicaId {
     let replica = ReplicaId::new();
-    leases::register(pool, replica, "test", Duration::from_secs(60))
+    leases::register(pool, replica, "test", Duration::from_mins(1))
         .await
         .expect("registers");
     replica
@@ -120,7 +120,7 @@ async fn only_expired_workers_lose_their_builds(pool: PgPool) {
         .expect("registers");
     claim_all(&pool, owner).await;
     assert!(
-        leases::renew(&pool, owner, Duration::from_secs(60))
+        leases::renew(&pool, owner, Duration::from_mins(1))
             .await
             .expect("renews")
     );

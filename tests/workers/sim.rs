@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use bytes::Bytes;
@@ -101,23 +101,27 @@ impl SimRunner {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no test panics while it holds the lock")
+    }
+
     pub(super) fn set_ready(&self, readiness: Readiness) {
         self.readiness.send_replace(readiness);
     }
 
     /// Attempts that exist now.
     pub(super) fn attempts(&self) -> Vec<AttemptId> {
-        self.inner.lock().unwrap().attempts.keys().copied().collect()
+        self.lock().attempts.keys().copied().collect()
     }
 
     /// How often each attempt was made, adoptions not counted.
     pub(super) fn launches(&self) -> BTreeMap<AttemptId, u32> {
-        self.inner.lock().unwrap().launches.clone()
+        self.lock().launches.clone()
     }
 
     /// Ends every attempt that runs.
     pub(super) fn finish_all(&self) {
-        for attempt in self.inner.lock().unwrap().attempts.values() {
+        for attempt in self.lock().attempts.values() {
             attempt
                 .observation
                 .send_replace(finished(attempt.lines, Outcome::Succeeded));
@@ -126,7 +130,7 @@ impl SimRunner {
 
     /// Somebody else deletes every pod.
     pub(super) fn vanish_all(&self) {
-        for (_, attempt) in std::mem::take(&mut self.inner.lock().unwrap().attempts) {
+        for (_, attempt) in std::mem::take(&mut self.lock().attempts) {
             let steps = attempt.observation.borrow().steps().to_vec();
             attempt.observation.send_replace(Observation::Gone { steps });
         }
@@ -169,7 +173,7 @@ impl Runner for SimRunner {
 
     async fn launch(&self, assignment: &Assignment) -> Result<Launched, LaunchError> {
         let attempt = assignment.attempt;
-        let mut inner = self.inner.lock().unwrap();
+        let mut inner = self.lock();
         let name = format!("{}{attempt}", Self::NAME_PREFIX);
         let (observation, lines) = begin(&inner.script, attempt);
         let exists = inner.launches.contains_key(&attempt) && inner.attempts.contains_key(&attempt);
@@ -187,9 +191,7 @@ impl Runner for SimRunner {
     }
 
     fn observe(&self, attempt: AttemptId) -> watch::Receiver<Observation> {
-        self.inner
-            .lock()
-            .unwrap()
+        self.lock()
             .attempts
             .entry(attempt)
             .or_insert_with(|| Attempt {
@@ -203,7 +205,7 @@ impl Runner for SimRunner {
     fn read_log(&self, attempt: AttemptId, step: StepName, after: LogPosition) -> LogReader {
         let (sender, chunks) = mpsc::channel(4);
         let (mut observed, lines) = {
-            let inner = self.inner.lock().unwrap();
+            let inner = self.lock();
             match inner.attempts.get(&attempt) {
                 Some(entry) => (entry.observation.subscribe(), entry.lines),
                 None => {
@@ -247,7 +249,7 @@ impl Runner for SimRunner {
     }
 
     async fn stop(&self, attempt: AttemptId) -> Result<(), RunnerError> {
-        if let Some(attempt) = self.inner.lock().unwrap().attempts.get(&attempt) {
+        if let Some(attempt) = self.lock().attempts.get(&attempt) {
             let stopped = Failure::new(FailureCode::Internal, "stopped");
             attempt.observation.send_if_modified(|observation| {
                 let runs = matches!(observation, Observation::Running { .. });
@@ -261,7 +263,7 @@ impl Runner for SimRunner {
     }
 
     async fn remove(&self, attempt: AttemptId) -> Result<(), RunnerError> {
-        self.inner.lock().unwrap().attempts.remove(&attempt);
+        self.lock().attempts.remove(&attempt);
         Ok(())
     }
 
