@@ -87,6 +87,11 @@ pub struct Lease {
     pub epoch: i64,
 }
 
+/// How long a transaction may wait for its next statement. No transaction spans anything slow, so one that waits
+/// belongs to a process that is paused or gone; the locks it holds would keep others from taking over its builds, for
+/// as long as TCP keeps the connection: hours.
+const IDLE_IN_TRANSACTION: &str = "SET idle_in_transaction_session_timeout = '5s'";
+
 /// Connects to the database. Returns at once; connections are made when they are needed.
 pub fn pool(url: &str, max_connections: u32, acquire_timeout: std::time::Duration) -> Result<PgPool, Error> {
     let options: PgConnectOptions = url.parse()?;
@@ -94,6 +99,12 @@ pub fn pool(url: &str, max_connections: u32, acquire_timeout: std::time::Duratio
     Ok(PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(acquire_timeout)
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                sqlx::query(IDLE_IN_TRANSACTION).execute(connection).await?;
+                Ok(())
+            })
+        })
         .connect_lazy_with(options))
 }
 

@@ -19,7 +19,7 @@ use kiln::{
 };
 use sqlx::PgPool;
 
-use super::support::{create, create_with, new_build, state};
+use super::support::{DEADLINE, create, create_with, new_build, state};
 
 const ALL: ClaimLimits = ClaimLimits { batch: 64, live: 1000 };
 
@@ -73,6 +73,27 @@ async fn the_queue_is_served_by_priority_and_then_by_age_within_the_limit(pool: 
             .is_empty()
     );
     assert_eq!(state(&pool, second).await, StateName::Queued);
+}
+
+#[sqlx::test]
+async fn a_worker_that_stops_within_a_transaction_keeps_nobody_from_its_builds(pool: PgPool) {
+    let build = create(&pool).await;
+    let stopped = worker(&pool).await;
+    claim_all(&pool, stopped).await;
+    let url = sqlx::ConnectOptions::to_url_lossy(&*pool.connect_options());
+    let its_pool = store::pool(url.as_str(), 1, Duration::from_secs(5)).expect("a URL");
+    let mut transaction = its_pool.begin().await.expect("begins");
+    sqlx::query("SELECT id FROM builds FOR NO KEY UPDATE")
+        .execute(&mut *transaction)
+        .await
+        .expect("locks the build");
+
+    // Waits for the lock, because the builds lose their owner with it.
+    let unregistered = tokio::time::timeout(DEADLINE, leases::unregister(&pool, stopped)).await;
+    unregistered.expect("the lock is given up").expect("unregisters");
+    let alive = worker(&pool).await;
+    let taken = take_over(&pool, alive, 10).await.expect("takes over");
+    assert_eq!(taken[0].lease.attempt.build, build);
 }
 
 #[sqlx::test]
