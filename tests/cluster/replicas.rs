@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
+use nix::sys::signal::Signal;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -181,6 +182,65 @@ async fn one_idempotency_key_at_two_replicas_makes_one_build() {
             );
             assert_eq!(a.api.list("limit=10").await.len(), 1);
             assert_eq!(kiln.pods.all().len(), 1);
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn builds_survive_replicas_that_die_again_and_again() {
+    run(
+        4,
+        |_| {},
+        async |kiln: &Installation| {
+            let mut replicas = [kiln.start().await, kiln.start().await];
+            let request = inline(&printing(LINES, "0.05"));
+            let mut ids = Vec::new();
+            for number in 0..4 {
+                ids.push(replicas[number % 2].api.create(&request).await);
+            }
+            let mut transcript = Transcript::new(&ids[0]);
+            for turn in 0..5 {
+                let (victim, other) = (turn % 2, (turn + 1) % 2);
+                let mut connection = transcript.connect(&replicas[victim].api).await;
+                transcript.read_lines(&mut connection, SOME * (turn + 1)).await;
+                replicas[victim].kill().await;
+                // What had arrived before the kill counts, too.
+                assert_eq!(transcript.read(&mut connection, |_| false).await, Stop::Broken);
+                let mut connection = transcript.connect(&replicas[other].api).await;
+                transcript.read_lines(&mut connection, SOME * (turn + 1) + 10).await;
+                replicas[victim] = kiln.start().await;
+            }
+            expect_whole(kiln, &replicas[0].api, &ids[0], &mut transcript).await;
+            for id in &ids[1..] {
+                expect_whole(kiln, &replicas[1].api, id, &mut Transcript::new(id)).await;
+            }
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_paused_writes_nothing_for_a_build_that_it_has_lost() {
+    run(
+        1,
+        |_| {},
+        async |kiln: &Installation| {
+            let a = kiln.start().await;
+            let id = a.api.create(&inline(&printing(LINES, "0.02"))).await;
+            a.api.reaches(&id, "running").await;
+            let b = kiln.start().await;
+            let mut transcript = Transcript::new(&id);
+            let mut connection = transcript.connect(&b.api).await;
+            transcript.read_lines(&mut connection, SOME).await;
+            a.signal(Signal::SIGSTOP);
+            // These lines come only once B has taken the build over.
+            let read = kiln_lines(&transcript.text()).len();
+            transcript.read_lines(&mut connection, read + SOME).await;
+            assert!(b.api.counter("kiln_builds_taken_over_total").await >= 1.0);
+            a.signal(Signal::SIGCONT);
+            expect_whole(kiln, &b.api, &id, &mut transcript).await;
+            assert!(a.api.ready().await.0);
         },
     )
     .await;

@@ -79,6 +79,14 @@ impl Replica {
             .expect("its status")
     }
 
+    /// Sends it a signal that doesn't end it.
+    pub(in crate::cluster) fn signal(&self, name: Signal) {
+        signal(
+            self.child.lock().expect("no panic meanwhile").as_ref().expect("runs"),
+            name,
+        );
+    }
+
     /// Whether nobody has ended it.
     pub(super) fn is_up(&self) -> bool {
         self.child.lock().expect("no panic meanwhile").is_some()
@@ -109,8 +117,8 @@ pub(super) fn program(config: &Path) -> Command {
     command
 }
 
-fn signal(child: &Child, signal: Signal) {
+fn signal(child: &Child, name: Signal) {
     let id = child.id().expect("not waited for yet");
     let id = Pid::from_raw(i32::try_from(id).expect("a process id"));
-    kill(id, signal).expect("the process is ours");
+    kill(id, name).expect("the process is ours");
 }

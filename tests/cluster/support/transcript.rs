@@ -199,7 +199,7 @@ fn parse(block: &str) -> Option<(i64, Event)> {
     Some((id, event))
 }
 
-/// The numbers of the lines `kiln line <number>` that a command of the Dockerfile printed; BuildKit puts the vertex
+/// The numbers of the lines `kiln line <number>` (and perhaps more) that a command of the Dockerfile printed; BuildKit puts the vertex
 /// and the time before each.
 pub(in crate::cluster) fn kiln_lines(log: &str) -> Vec<u32> {
     log.lines()
@@ -208,7 +208,7 @@ pub(in crate::cluster) fn kiln_lines(log: &str) -> Vec<u32> {
             let (time, printed) = rest.split_once(' ')?;
             vertex.strip_prefix('#')?.parse::<u32>().ok()?;
             time.parse::<f64>().ok()?;
-            printed.strip_prefix("kiln line ")?.parse().ok()
+            printed.strip_prefix("kiln line ")?.split(' ').next()?.parse().ok()
         })
         .collect()
 }
