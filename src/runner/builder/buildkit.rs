@@ -165,6 +165,9 @@ pub(super) fn explain(tail: &str) -> Option<Failure> {
     if let Some((image, cause)) = between(message, "", ": failed to resolve source metadata for ") {
         return Some(failure::base_image(image, Cause::of(cause)));
     }
+    if let Some((image, cause)) = between(message, "failed to resolve source metadata for ", ": ") {
+        return Some(failure::frontend_image(image, Cause::of(cause)));
+    }
     if failure::is_out_of_disk(message) {
         return Some(failure::out_of_disk());
     }
@@ -370,6 +373,11 @@ mod tests {
                 vertex("[internal] load metadata for docker.io/library/nothere:1", "nothere:1: failed to resolve source metadata for docker.io/library/nothere:1: docker.io/library/nothere:1: not found"),
                 BuildFailed,
                 &["base image `nothere:1`", "no such image"],
+            ),
+            (
+                vertex("resolve image config for docker-image://docker.io/docker/dockerfile:1", "failed to resolve source metadata for docker.io/docker/dockerfile:1: docker.io/docker/dockerfile:1: not found"),
+                BuildFailed,
+                &["`docker.io/docker/dockerfile:1`", "`# syntax=` line", "no such image"],
             ),
             (
                 vertex("[internal] load metadata for h:1/a/b:1", "h:1/a/b:1: failed to resolve source metadata for h:1/a/b:1: unexpected status from HEAD request to http://h:1/v2/a/b/manifests/1: 401 Unauthorized"),

@@ -128,8 +128,27 @@ pub(in crate::runner) fn push_failed(image: &str, cause: Cause) -> Failure {
 
 /// An image that the Dockerfile begins from, or copies from, can't be had.
 pub(super) fn base_image(image: &str, cause: Cause) -> Failure {
+    let why = pull_refused(image, cause);
+    Failure::new(
+        FailureCode::BuildFailed,
+        format!("The base image `{image}` could not be pulled: {why}"),
+    )
+}
+
+/// The image that is to read the Dockerfile can't be had.
+pub(super) fn frontend_image(image: &str, cause: Cause) -> Failure {
+    let why = pull_refused(image, cause);
+    Failure::new(
+        FailureCode::BuildFailed,
+        format!(
+            "The image `{image}`, which the Dockerfile's `# syntax=` line asks for, could not be pulled: {why} Without that line the builder reads the Dockerfile by itself."
+        ),
+    )
+}
+
+fn pull_refused(image: &str, cause: Cause) -> String {
     let registry = registry_of(image);
-    let why = match cause {
+    match cause {
         Cause::Unauthorized | Cause::Forbidden => {
             format!("`{registry}` doesn't give it without credentials that may read it.")
         }
@@ -145,11 +164,7 @@ pub(super) fn base_image(image: &str, cause: Cause) -> Failure {
             format!("`{registry}` took too long to answer. Try again; if it stays so, check the registry.")
         }
         Cause::Other(text) => text,
-    };
-    Failure::new(
-        FailureCode::BuildFailed,
-        format!("The base image `{image}` could not be pulled: {why}"),
-    )
+    }
 }
 
 /// Host part of an image name; a name without one means Docker Hub.
