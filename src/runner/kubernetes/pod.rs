@@ -9,22 +9,19 @@
 //! restarts, and a deadline that Kubernetes itself enforces. Only the build container runs with seccomp and AppArmor
 //! unconfined, which a builder without privileges needs for its user namespace (BuildKit's `docs/rootless.md`).
 
-use std::{collections::BTreeMap, path::Path};
+mod containers;
+
+use std::path::Path;
 
 use k8s_openapi::{
     DeepMerge,
     api::core::v1::{
-        AppArmorProfile, Capabilities, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
-        EnvVar, LocalObjectReference, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, PodTemplateSpec,
-        ResourceRequirements, SeccompProfile, SecurityContext, Toleration, TopologySpreadConstraint, Volume,
-        VolumeMount,
+        LocalObjectReference, Pod, PodSecurityContext, PodSpec, PodTemplateSpec, Toleration, TopologySpreadConstraint,
     },
-    apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 
+use self::containers::{SCRATCH_DIR, STORAGE_DIR, USER, build_container, init_containers, seccomp, volumes};
 use super::config::Config;
 use crate::{
     domain::{
@@ -56,15 +53,6 @@ pub(super) const PLAN: &str = "kiln.build/plan";
 
 /// Kubernetes limits an object's annotations to 256 KiB in all; some room is for those of admission plugins.
 const MAX_PLAN: usize = 248 * 1024;
-/// The user of every container, where the builder doesn't need another one.
-const USER: i64 = 1000;
-
-const BIN_DIR: &str = "/kiln/bin";
-const INSTALLED_AGENT: &str = "/kiln/bin/kiln-agent";
-const PLAN_DIR: &str = "/kiln/plan";
-const SOURCE_DIR: &str = "/kiln/source";
-const SCRATCH_DIR: &str = "/kiln/scratch";
-const STORAGE_DIR: &str = "/kiln/storage";
 
 /// Whether the pod was told to stop.
 pub(super) fn is_stopped(pod: &Pod) -> bool {
@@ -285,54 +273,6 @@ fn grace(config: &Config) -> i64 {
     i64::from(config.stop_grace_seconds) + 2
 }
 
-fn init_containers(config: &Config, resources: &Resources) -> Vec<Container> {
-    match &config.source_image {
-        None => {
-            let mut command = agent_command("/kiln-agent", "source");
-            command.extend(["--install", BIN_DIR].map(str::to_owned));
-            vec![source_container(&config.agent_image, command, false, resources)]
-        }
-        Some(image) => vec![
-            agent_container(config),
-            source_container(image, agent_command(INSTALLED_AGENT, "source"), true, resources),
-        ],
-    }
-}
-
-fn agent_container(config: &Config) -> Container {
-    Container {
-        name: "agent".to_owned(),
-        image: Some(config.agent_image.clone()),
-        command: Some(["/kiln-agent", "install", BIN_DIR].map(str::to_owned).into()),
-        resources: Some(requirements(&Resources {
-            cpu: CpuMillis(100),
-            memory: MemoryBytes(64 << 20),
-            disk: MemoryBytes(64 << 20),
-        })),
-        security_context: Some(confined()),
-        volume_mounts: Some(vec![mount("bin", BIN_DIR, false)]),
-        ..container()
-    }
-}
-
-fn source_container(image: &str, command: Vec<String>, installed: bool, resources: &Resources) -> Container {
-    Container {
-        name: "source".to_owned(),
-        image: Some(image.to_owned()),
-        command: Some(command),
-        env: Some(vec![env("HOME", "/tmp")]),
-        resources: Some(requirements(resources)),
-        security_context: Some(confined()),
-        volume_mounts: Some(vec![
-            mount("bin", BIN_DIR, installed),
-            mount("plan", PLAN_DIR, true),
-            mount("source", SOURCE_DIR, false),
-            mount("tmp", "/tmp", false),
-        ]),
-        ..container()
-    }
-}
-
 fn builder_image(config: &Config, builder: Builder) -> Result<String, Failure> {
     match builder {
         Builder::Buildkit => Ok(config.buildkit_image.clone()),
@@ -342,176 +282,6 @@ fn builder_image(config: &Config, builder: Builder) -> Result<String, Failure> {
                 "This installation has no buildah: use the builder `buildkit`, or have the operator set `kubernetes.buildah_image`.",
             )
         }),
-    }
-}
-
-fn build_container(config: &Config, outline: &Outline) -> Container {
-    let (security_context, env) = match outline.builder {
-        Builder::Buildkit => (rootless(), vec![]),
-        Builder::Buildah => (chroot_isolation(), vec![self::env("BUILDAH_ISOLATION", "chroot")]),
-    };
-    let mut resources = outline.resources;
-    if let Some(CpuMillis(more)) = config.overhead.cpu {
-        resources.cpu.0 = resources.cpu.0.saturating_add(more);
-    }
-    if let Some(MemoryBytes(more)) = config.overhead.memory {
-        resources.memory.0 = resources.memory.0.saturating_add(more);
-    }
-    Container {
-        name: "build".to_owned(),
-        image: Some(outline.builder_image.clone()),
-        command: Some(agent_command(INSTALLED_AGENT, "run")),
-        env: Some(env),
-        resources: Some(requirements(&resources)),
-        security_context: Some(security_context),
-        volume_mounts: Some(vec![
-            mount("bin", BIN_DIR, true),
-            mount("plan", PLAN_DIR, true),
-            mount("source", SOURCE_DIR, false),
-            mount("scratch", SCRATCH_DIR, false),
-            mount("storage", STORAGE_DIR, false),
-        ]),
-        ..container()
-    }
-}
-
-/// What all containers have in common.
-fn container() -> Container {
-    Container {
-        image_pull_policy: Some("IfNotPresent".to_owned()),
-        ..Default::default()
-    }
-}
-
-fn agent_command(program: &str, verb: &str) -> Vec<String> {
-    [
-        program,
-        verb,
-        "--plan",
-        "/kiln/plan/plan.json",
-        "--report",
-        "/dev/termination-log",
-    ]
-    .map(str::to_owned)
-    .into()
-}
-
-/// For a container that needs nothing.
-fn confined() -> SecurityContext {
-    SecurityContext {
-        allow_privilege_escalation: Some(false),
-        capabilities: Some(Capabilities {
-            add: None,
-            drop: Some(vec!["ALL".to_owned()]),
-        }),
-        read_only_root_filesystem: Some(true),
-        run_as_non_root: Some(true),
-        ..Default::default()
-    }
-}
-
-/// For rootless BuildKit: an ordinary user who may make a user namespace. The helpers that map ids are setuid
-/// (moby/buildkit#1671), hence the escalation.
-fn rootless() -> SecurityContext {
-    SecurityContext {
-        allow_privilege_escalation: Some(true),
-        run_as_group: Some(USER),
-        run_as_non_root: Some(true),
-        run_as_user: Some(USER),
-        ..unconfined()
-    }
-}
-
-/// For buildah with chroot isolation: root with the container runtime's default capabilities, nothing more.
-fn chroot_isolation() -> SecurityContext {
-    SecurityContext {
-        run_as_group: Some(0),
-        run_as_user: Some(0),
-        ..unconfined()
-    }
-}
-
-fn unconfined() -> SecurityContext {
-    SecurityContext {
-        app_armor_profile: Some(AppArmorProfile {
-            type_: "Unconfined".to_owned(),
-            localhost_profile: None,
-        }),
-        seccomp_profile: Some(seccomp("Unconfined")),
-        ..Default::default()
-    }
-}
-
-fn seccomp(profile: &str) -> SeccompProfile {
-    SeccompProfile {
-        type_: profile.to_owned(),
-        localhost_profile: None,
-    }
-}
-
-/// The same as request and limit: a build gets what it asked for and no more, whoever its neighbours are.
-fn requirements(resources: &Resources) -> ResourceRequirements {
-    let amounts: BTreeMap<String, Quantity> = [
-        ("cpu", resources.cpu.to_string()),
-        ("memory", resources.memory.to_string()),
-        ("ephemeral-storage", resources.disk.to_string()),
-    ]
-    .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
-    .into();
-    ResourceRequirements {
-        claims: None,
-        limits: Some(amounts.clone()),
-        requests: Some(amounts),
-    }
-}
-
-fn volumes(resources: &Resources) -> Vec<Volume> {
-    let empty = |name: &str, size: MemoryBytes| Volume {
-        name: name.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource {
-            medium: None,
-            size_limit: Some(Quantity(size.to_string())),
-        }),
-        ..Default::default()
-    };
-    vec![
-        empty("bin", MemoryBytes(64 << 20)),
-        empty("tmp", MemoryBytes(64 << 20)),
-        empty("source", resources.disk),
-        empty("scratch", resources.disk),
-        empty("storage", resources.disk),
-        Volume {
-            name: "plan".to_owned(),
-            downward_api: Some(DownwardAPIVolumeSource {
-                default_mode: None,
-                items: Some(vec![DownwardAPIVolumeFile {
-                    field_ref: Some(ObjectFieldSelector {
-                        api_version: None,
-                        field_path: format!("metadata.annotations['{PLAN}']"),
-                    }),
-                    path: "plan.json".to_owned(),
-                    ..Default::default()
-                }]),
-            }),
-            ..Default::default()
-        },
-    ]
-}
-
-fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
-    VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only: read_only.then_some(true),
-        ..Default::default()
-    }
-}
-
-fn env(name: &str, value: &str) -> EnvVar {
-    EnvVar {
-        name: name.to_owned(),
-        value: Some(value.to_owned()),
-        value_from: None,
     }
 }
 
@@ -544,7 +314,12 @@ fn spread(config: &Config) -> TopologySpreadConstraint {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use k8s_openapi::api::core::v1::Container;
+
+    use super::{
+        containers::{BIN_DIR, INSTALLED_AGENT, SOURCE_DIR},
+        *,
+    };
     use crate::runner::builder::tests::assignment;
 
     fn made(config: &Config, builder: Builder) -> Pod {
