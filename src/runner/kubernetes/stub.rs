@@ -6,10 +6,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use axum::body::Body as AnswerBody;
 use bytes::Bytes;
-use futures::{StreamExt, stream};
-use http_body_util::BodyExt;
+use futures::{Stream, StreamExt, stream};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Inner, config::Config, connection::Connection, index::Index, pod};
 use crate::domain::id::AttemptId;
 
-pub(super) type Answer = http::Response<AnswerBody>;
+pub(super) type Answer = http::Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// A request that is expected: its beginning, as in `GET /api/v1/…`, and the answer.
 type Expected = (String, Answer);
@@ -96,10 +96,9 @@ impl Stub {
 
 /// An answer with JSON.
 pub(super) fn answer(code: u16, body: &Value) -> Answer {
-    http::Response::builder()
-        .status(code)
-        .body(AnswerBody::from(body.to_string()))
-        .unwrap()
+    let mut answer = text(&[&body.to_string()]);
+    *answer.status_mut() = http::StatusCode::from_u16(code).unwrap();
+    answer
 }
 
 /// A refusal in Kubernetes' form.
@@ -117,20 +116,25 @@ pub(super) fn status(code: u16, reason: &str, message: &str, kind: &str) -> Answ
 pub(super) fn text(chunks: &[&str]) -> Answer {
     let chunks: Vec<_> = chunks
         .iter()
-        .map(|chunk| Ok::<_, Infallible>(Bytes::copy_from_slice(chunk.as_bytes())))
+        .map(|chunk| Bytes::copy_from_slice(chunk.as_bytes()))
         .collect();
-    http::Response::new(AnswerBody::from_stream(stream::iter(chunks)))
+    streamed(stream::iter(chunks))
 }
 
 /// A stream of bytes that stays open.
 pub(super) fn endless(chunk: &str) -> Answer {
-    let first = stream::iter([Ok::<_, Infallible>(Bytes::copy_from_slice(chunk.as_bytes()))]);
-    http::Response::new(AnswerBody::from_stream(first.chain(stream::pending())))
+    let first = Bytes::copy_from_slice(chunk.as_bytes());
+    streamed(stream::iter([first]).chain(stream::pending()))
 }
 
 /// An answer that never comes: the request hangs in its body.
 pub(super) fn silence() -> Answer {
-    http::Response::new(AnswerBody::from_stream(stream::pending::<Result<Bytes, Infallible>>()))
+    streamed(stream::pending())
+}
+
+fn streamed(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Answer {
+    let frames = chunks.map(|chunk| Ok(Frame::data(chunk)));
+    http::Response::new(StreamBody::new(frames).boxed_unsync())
 }
 
 /// A pod of ours with this status.
