@@ -10,7 +10,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use tokio::sync::watch;
 
 use super::{observe::observe, pod};
@@ -21,6 +21,8 @@ use crate::{domain::id::AttemptId, runner::Observation};
 pub(super) struct Handle {
     /// Its unique id: a deletion that names it hits no other pod of that name.
     pub(super) uid: String,
+    /// When it was created.
+    pub(super) created: DateTime<Utc>,
     /// Whether it has a node, whose kubelet ends it.
     pub(super) scheduled: bool,
     /// Whether all is over and nothing is lost by deleting it at once.
@@ -37,15 +39,23 @@ impl Handle {
 
     fn with(pod: &Pod, observation: &Observation) -> Self {
         let metadata = &pod.metadata;
+        let second = |time: &Time| DateTime::from_timestamp(time.0.as_second(), 0);
         Self {
             uid: metadata.uid.clone().unwrap_or_default(),
+            created: metadata
+                .creation_timestamp
+                .as_ref()
+                .and_then(second)
+                .unwrap_or_default(),
             scheduled: pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()),
             finished: matches!(observation, Observation::Finished { .. }),
-            deleting: metadata
-                .deletion_timestamp
-                .as_ref()
-                .and_then(|time| DateTime::from_timestamp(time.0.as_second(), 0)),
+            deleting: metadata.deletion_timestamp.as_ref().and_then(second),
         }
+    }
+
+    /// Whether `other` had the name before this one. The watch may still tell of it when its successor was launched.
+    fn succeeds(&self, other: &Self) -> bool {
+        self.uid != other.uid && self.created >= other.created
     }
 }
 
@@ -123,7 +133,10 @@ impl Index {
     pub(super) fn delete(&self, pod: &Pod) {
         if let Some(attempt) = attempt_of(pod) {
             let mut state = self.lock();
-            if let Some(entry) = state.attempts.get_mut(&attempt) {
+            let deleted = Handle::of(pod);
+            if let Some(entry) = state.attempts.get_mut(&attempt)
+                && entry.pod.as_ref().is_none_or(|known| !known.succeeds(&deleted))
+            {
                 entry.lose(Some(observe(pod)));
             }
             state.drop_unused(attempt);
@@ -166,8 +179,12 @@ impl State {
         let known = self.listing.max(1);
         let entry = self.attempts.entry(attempt).or_default();
         let observation = observe(pod);
+        let handle = Handle::with(pod, &observation);
+        if entry.pod.as_ref().is_some_and(|known| known.succeeds(&handle)) {
+            return;
+        }
         entry.known = known;
-        entry.pod = Some(Handle::with(pod, &observation));
+        entry.pod = Some(handle);
         entry.publish(observation);
     }
 
@@ -368,6 +385,21 @@ mod tests {
         index.apply(&pod(1, &running()));
         index.launched(attempt(1), &pod(1, &pending()));
         assert!(matches!(&*observed.borrow(), Observation::Running { .. }));
+    }
+
+    #[test]
+    fn news_of_a_predecessor_does_not_touch_its_successor() {
+        let index = Index::default();
+        let observed = index.observe(attempt(1));
+        let old = pod(1, &running());
+        let mut new = pod(1, &pending());
+        new.metadata.uid = Some("uid-new".to_owned());
+        index.launched(attempt(1), &new);
+        index.apply(&old);
+        index.delete(&old);
+        assert!(matches!(&*observed.borrow(), Observation::Pending { .. }));
+        index.delete(&new);
+        assert!(matches!(&*observed.borrow(), Observation::Gone { .. }));
     }
 
     #[test]

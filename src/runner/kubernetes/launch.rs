@@ -35,6 +35,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 pub(super) async fn launch(inner: &Inner, assignment: &Assignment) -> Result<Launched, LaunchError> {
     const ACTION: &str = "creating the pod";
     let attempt = assignment.attempt;
+    if inner.index.pod(attempt).is_some() {
+        return Ok(Launched {
+            name: pod::name(attempt),
+            adopted: true,
+        });
+    }
     let pod = pod::build(&inner.config, &inner.registries, assignment).map_err(LaunchError::Rejected)?;
     let body = serde_json::to_vec(&pod).map_err(|error| RunnerError::new(ACTION, error))?;
     // The semaphore is never closed.
@@ -189,6 +195,17 @@ mod tests {
             &*inner.index.observe(attempt()).borrow(),
             Observation::Finished { .. }
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_watch_has_shown_is_not_asked_for() {
+        let stub = Stub::default();
+        let inner = stub.inner();
+        let pod = pod_json(attempt(), "default", &json!({"phase": "Running"}));
+        inner.index.apply(&serde_json::from_value(pod).unwrap());
+        let launched = launch(&inner, &assignment(Builder::Buildkit)).await.unwrap();
+        assert!(launched.adopted);
+        assert_eq!(stub.seen(), []);
     }
 
     #[tokio::test(start_paused = true)]
