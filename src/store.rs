@@ -17,7 +17,7 @@ pub mod tokens;
 pub mod transitions;
 
 use sqlx::{
-    PgPool,
+    Connection as _, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -92,6 +92,9 @@ pub struct Lease {
 /// as long as TCP keeps the connection: hours.
 const IDLE_IN_TRANSACTION: &str = "SET idle_in_transaction_session_timeout = '5s'";
 
+/// How long an idle connection is trusted to be whole.
+const TRUSTED: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Connects to the database. Returns at once; connections are made when they are needed.
 pub fn pool(url: &str, max_connections: u32, acquire_timeout: std::time::Duration) -> Result<PgPool, Error> {
     let options: PgConnectOptions = url.parse()?;
@@ -103,6 +106,17 @@ pub fn pool(url: &str, max_connections: u32, acquire_timeout: std::time::Duratio
             Box::pin(async move {
                 sqlx::query(IDLE_IN_TRANSACTION).execute(connection).await?;
                 Ok(())
+            })
+        })
+        // A connection is tested when it is given back. Testing it again at every use would double the round trips of
+        // a short request, so only one that lay idle since is asked whether it still works.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > TRUSTED {
+                    connection.ping().await?;
+                }
+                Ok(true)
             })
         })
         .connect_lazy_with(options))

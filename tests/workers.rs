@@ -4,6 +4,7 @@
 mod workers {
     mod engine;
     mod journal;
+    mod pool;
     mod queue;
     mod sim;
     mod support;

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context as _, bail};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::{Connection as _, PgConnection};
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval_at, timeout},
@@ -26,19 +27,19 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<()> {
     let seconds: u32 = setting("KILN_BENCH_LATENCY_SECONDS", 0)?;
     println!("POST → a watch tells of the pod, in ms; Kiln and raw creation take turns:\n");
-    let mut table = Table::new(["rate of each", "", "p50", "p90", "p99", "largest"]);
+    let mut table = Table::new(["rate of each", "from POST to", "p50", "p90", "p99", "largest"]);
     for (rate, usual) in RATES {
         let seconds = if seconds == 0 { usual } else { seconds };
         let server = bench.serve(&["--roles", "api,worker"], "/readyz").await?;
         let idle = resident(server.id())?;
-        let (kiln, raw) = at_rate(bench, &server.base, rate, rate * seconds).await?;
+        let waits = at_rate(bench, &server.base, rate, rate * seconds).await?;
         let after = resident(server.id())?;
         drop(server);
         bench.clear().await?;
-        for (name, waits) in [("raw pod", raw), ("**Kiln**", kiln)] {
-            let ms = |q| format!("{:.1}", quantile(&waits, q));
+        for (name, waits) in waits {
+            let at = |q| format!("{:.1}", quantile(&waits, q));
             let rate = format!("{rate}/s for {seconds} s");
-            table.row([rate, name.to_owned(), ms(0.5), ms(0.9), ms(0.99), ms(1.0)]);
+            table.row([rate, name.to_owned(), at(0.5), at(0.9), at(0.99), at(1.0)]);
         }
         eprintln!("{rate}/s: Kiln's resident memory went from {idle:.0} to {after:.0} MiB");
     }
@@ -46,10 +47,10 @@ pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// When pods were asked for, by what their names contain.
-type Posted = Vec<(String, DateTime<Utc>)>;
+/// What was waited for, and how long each time, in ms.
+type Waits = Vec<(&'static str, Vec<f64>)>;
 
-async fn at_rate(bench: &Bench, base: &str, rate: u32, count: u32) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
+async fn at_rate(bench: &Bench, base: &str, rate: u32, count: u32) -> anyhow::Result<Waits> {
     let selector = format!("{INSTALLATION} in ({KILN},{RAW})");
     let mut pods = bench.cluster.watch::<Pod>(&selector).await?;
     let caller = Caller::new(base, &bench.token);
@@ -71,21 +72,22 @@ async fn at_rate(bench: &Bench, base: &str, rate: u32, count: u32) -> anyhow::Re
         ticks.tick().await;
         let caller = caller.clone();
         by_kiln.spawn(async move {
-            let at = Utc::now();
-            anyhow::Ok((caller.post(&build()).await?, at))
+            let posted = Utc::now();
+            let id = caller.post(&build()).await?;
+            anyhow::Ok((id, posted, Utc::now()))
         });
         ticks.tick().await;
         let name = format!("bench-raw-{number:05}");
         let pod = renamed(&bench.pod, &name, RAW);
         let cluster = bench.cluster.clone();
         by_hand.spawn(async move {
-            let at = Utc::now();
+            let posted = Utc::now();
             cluster.create(&pod).await?;
-            anyhow::Ok((name, at))
+            anyhow::Ok((name, posted))
         });
     }
-    let kiln: Posted = by_kiln.join_all().await.into_iter().collect::<Result<_, _>>()?;
-    let raw: Posted = by_hand.join_all().await.into_iter().collect::<Result<_, _>>()?;
+    let kiln: Vec<_> = by_kiln.join_all().await.into_iter().collect::<Result<_, _>>()?;
+    let raw: Vec<_> = by_hand.join_all().await.into_iter().collect::<Result<_, _>>()?;
 
     let mut created = HashMap::new();
     // Those before the first one, too.
@@ -99,12 +101,35 @@ async fn at_rate(bench: &Bench, base: &str, rate: u32, count: u32) -> anyhow::Re
             created.insert(seen.pod.metadata.name, seen.at);
         }
     }
-    let waits = |posted: Posted, name: fn(&str) -> String| -> anyhow::Result<Vec<f64>> {
-        let wait = |(id, at): (String, DateTime<Utc>)| {
-            let created = created.get(&name(&id)).with_context(|| format!("no pod for {id}"))?;
-            Ok((*created - at).as_seconds_f64() * 1e3)
-        };
-        posted.into_iter().map(wait).collect()
+    let claimed = claims(bench).await?;
+
+    let wait = |known: &HashMap<String, DateTime<Utc>>, name: &str, posted: DateTime<Utc>| {
+        let at = known.get(name).with_context(|| format!("no news of {name}"))?;
+        anyhow::Ok(ms(*at - posted))
     };
-    Ok((waits(kiln, |id| format!("kiln-{id}-1"))?, waits(raw, str::to_owned)?))
+    let raw = raw.iter().map(|(name, posted)| wait(&created, name, *posted));
+    let answered = kiln.iter().map(|(_, posted, answered)| ms(*answered - *posted));
+    let claimed = kiln.iter().map(|(id, posted, _)| wait(&claimed, id, *posted));
+    let launched = kiln
+        .iter()
+        .map(|(id, posted, _)| wait(&created, &format!("kiln-{id}-1"), *posted));
+    Ok(vec![
+        ("raw pod", raw.collect::<Result<_, _>>()?),
+        ("Kiln's answer", answered.collect()),
+        ("Kiln's claim", claimed.collect::<Result<_, _>>()?),
+        ("**Kiln's pod**", launched.collect::<Result<_, _>>()?),
+    ])
+}
+
+/// When each build was claimed from the queue.
+async fn claims(bench: &Bench) -> anyhow::Result<HashMap<String, DateTime<Utc>>> {
+    let mut connection = PgConnection::connect(bench.database.url.as_str()).await?;
+    let rows: Vec<(String, DateTime<Utc>)> = sqlx::query_as("SELECT build_id::text, created_at FROM attempts")
+        .fetch_all(&mut connection)
+        .await?;
+    Ok(rows.into_iter().collect())
+}
+
+fn ms(wait: TimeDelta) -> f64 {
+    wait.as_seconds_f64() * 1e3
 }
