@@ -100,7 +100,7 @@ fn paste(export: &str, blocks: &[String]) -> Vec<String> {
     let mut script = format!("{export}\n");
     for block in blocks {
         script += block;
-        script.push_str(&["echo '", END, "'\n"].concat());
+        script.extend(["echo '", END, "'\n"]);
     }
     let output = Command::new("timeout")
         .arg(DEADLINE.as_secs().to_string())
