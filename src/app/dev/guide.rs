@@ -22,7 +22,8 @@ impl<'a> Guide<'a> {
 
     /// Builds the sample, if there is one, and says how to do it again.
     pub(super) async fn show(&self, sample: Option<&Sample>) {
-        println!("Kiln serves on {}. Its data are in {}.", self.base, self.data.display());
+        let data = self.data.canonicalize().unwrap_or_else(|_| self.data.to_owned());
+        println!("Kiln serves on {}. Its data are in {}.", self.base, data.display());
         let built = match sample {
             Some(sample) => match self.build(sample).await {
                 Ok(id) => Some(id),
