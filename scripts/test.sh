@@ -14,4 +14,4 @@ say "Programs"
 cargo build --workspace --bins --locked
 say "Tests"
 postgres_start
-cargo test --workspace --locked "$@"
+cargo test --workspace --locked --no-fail-fast "$@"

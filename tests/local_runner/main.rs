@@ -33,7 +33,7 @@ use tokio::{sync::watch, time::timeout};
 use crate::git::GitServer;
 
 /// Nothing here takes longer, even on a busy machine.
-const LIMIT: Duration = Duration::from_mins(2);
+const LIMIT: Duration = Duration::from_mins(4);
 
 fn config(data: &TempDir) -> LocalConfig {
     let agent = Path::new(env!("CARGO_BIN_EXE_kiln")).with_file_name("kiln-agent");
