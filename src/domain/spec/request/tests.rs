@@ -389,7 +389,10 @@ fn any_request() -> impl Strategy<Value = Value> {
         ("priority", vec![json!(null), json!(-32768), json!(7)]),
         (
             "annotations",
-            vec![json!({}), json!({"a": {"b": [1, -1.516889937214241e-250, null, "é"]}})],
+            vec![
+                json!({}),
+                json!({"a": {"b": [1, -1.516_889_937_214_241e-250, null, "é"]}}),
+            ],
         ),
     ];
     let strategies: Vec<_> = fields
