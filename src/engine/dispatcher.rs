@@ -23,12 +23,13 @@ pub(super) async fn run<R: Runner>(context: &Arc<Context<R>>, session: &Session,
     let freed: &Notify = session.freed();
     let mut next_upkeep = Instant::now();
     while !stop.is_cancelled() {
+        // A worker that can do nothing for a build leaves it to others.
+        let ready = *readiness.borrow_and_update() == Readiness::Ready;
         // By time and not by news: a burst of requests is not to pay for it.
-        if Instant::now() >= next_upkeep {
+        if ready && Instant::now() >= next_upkeep {
             report(take_over(context, session).await);
             next_upkeep = Instant::now() + POLL;
         }
-        let ready = *readiness.borrow_and_update() == Readiness::Ready;
         if ready && report(claim(context, session).await) == Some(More::Perhaps) {
             continue;
         }

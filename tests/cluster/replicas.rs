@@ -1,13 +1,15 @@
 //! Several replicas, and replicas that die: each build has one pod, and no line is lost or doubled.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use futures::future::join_all;
 use nix::sys::signal::Signal;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::support::{Api, Installation, Replica, Stop, Transcript, inline, kiln_lines, printing, run, set, text};
+use super::support::{
+    Api, Event, Image, Installation, Replica, Stop, Transcript, inline, kiln_lines, printing, run, set, text,
+};
 
 const LINES: u32 = 600;
 /// How many lines are waited for before something happens.
@@ -45,6 +47,67 @@ async fn a_killed_replica_finds_its_build_again() {
             expect_whole(kiln, &second.api, &id, &mut transcript).await;
             assert!(before < LINES as usize, "it was over before the kill");
             assert!(second.api.counter("kiln_attempts_adopted_total").await >= 1.0);
+        },
+    )
+    .await;
+}
+
+/// Something that happens in every build, as an event tells it.
+fn is(event: &Event, kind: &str, fields: &[(&str, &str)]) -> bool {
+    event.kind == kind && fields.iter().all(|(name, value)| event.data[name] == *value)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_stage_is_survived() {
+    let stages: [(&str, &[(&str, &str)]); 6] = [
+        ("status", &[("state", "queued")]),
+        ("status", &[("state", "starting")]),
+        ("status", &[("state", "running")]),
+        ("step", &[("step", "source"), ("phase", "succeeded")]),
+        ("step", &[("step", "build"), ("phase", "started")]),
+        ("step", &[("step", "build"), ("phase", "succeeded")]),
+    ];
+    run(
+        1,
+        |_| {},
+        async |kiln: &Installation| {
+            let mut replica = kiln.start().await;
+            for (number, (kind, fields)) in stages.into_iter().enumerate() {
+                let mut request = inline(&printing(LINES, "0"));
+                request["push"] = json!(true);
+                request["images"] = json!([kiln.image(&format!("stage-{number}"))]);
+                let id = replica.api.create(&request).await;
+                let mut transcript = Transcript::new(&id);
+                let mut connection = transcript.connect(&replica.api).await;
+                let stop = transcript.read(&mut connection, |event| is(event, kind, fields)).await;
+                assert_eq!(stop, Stop::Wanted, "no {kind} {fields:?}");
+                replica.kill().await;
+                replica = kiln.start().await;
+                expect_whole(kiln, &replica.api, &id, &mut transcript).await;
+                let digest = replica.api.get(&id).await["digest"].clone();
+                assert_eq!(Image::pull(&kiln.image(&format!("stage-{number}"))).digest, digest);
+            }
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_a_cluster_takes_nothing_over() {
+    run(
+        1,
+        |_| {},
+        async |kiln: &Installation| {
+            let a = kiln.start().await;
+            let id = a.api.create(&inline(&printing(LINES, "0.02"))).await;
+            let lost = kiln.start_on(Path::new("/no-such-kubeconfig")).await;
+            let mut transcript = Transcript::new(&id);
+            let mut connection = transcript.connect(&lost.api).await;
+            transcript.read_lines(&mut connection, SOME).await;
+            a.kill().await;
+            let b = kiln.start().await;
+            expect_whole(kiln, &b.api, &id, &mut transcript).await;
+            assert!(lost.api.counter("kiln_builds_taken_over_total").await < 1.0);
         },
     )
     .await;

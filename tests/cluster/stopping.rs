@@ -111,6 +111,31 @@ async fn a_running_build_is_cancelled_and_its_log_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_build_is_stopped_by_whoever_is_left() {
+    run(
+        1,
+        |_| {},
+        async |kiln: &Installation| {
+            let first = kiln.start().await;
+            let id = first.api.create(&inline(ENDLESS)).await;
+            let mut transcript = Transcript::new(&id);
+            let mut connection = transcript.connect(&first.api).await;
+            transcript.read_lines(&mut connection, 1).await;
+            // The wish is stored before the call is answered, so it outlives the replica that took it.
+            assert_eq!(first.api.cancel(&id).await["state"], "cancelling");
+            first.kill().await;
+
+            let second = kiln.start().await;
+            let build = second.api.finished(&id).await;
+            assert_eq!(build["state"], "cancelled", "{build:#}");
+            assert_eq!(kiln_lines(&second.api.logs(&id).await), [1]);
+            assert_eq!(kiln.pods.of(&id), 1);
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_takes_too_long_is_stopped_and_its_log_is_kept() {
     run(
         1,

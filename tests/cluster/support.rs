@@ -20,7 +20,7 @@ pub(super) use self::{
     installation::{Installation, run, set},
     registry::Image,
     replica::Replica,
-    transcript::{Stop, Transcript, kiln_lines},
+    transcript::{Event, Stop, Transcript, kiln_lines},
 };
 
 /// Nothing here takes longer unless it hangs, though two cores may carry thirty builds.
