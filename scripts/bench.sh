@@ -18,7 +18,9 @@ for program in pgbench wrk; do command -v $program >/dev/null || missing+=("$pro
 [ ${#missing[@]} -eq 0 ] || die "missing: ${missing[*]}; as root: apt-get install wrk postgresql"
 
 say "Programs"
-cargo bench --no-run --locked
+targets=()
+for bench; do targets+=(--bench "$bench"); done
+cargo bench --no-run --locked "${targets[@]}"
 
 say "Postgres, as durable as in production"
 postgres_start logging_collector=on log_destination=jsonlog shared_buffers=256MB
@@ -28,6 +30,11 @@ for bench; do
   if [ "$bench" = accept ]; then
     cargo bench --quiet --locked --bench "$bench"
   else
+    # One that takes pods: without taints.
+    KILN_BENCH_NODE=$(scripts/cluster/shell.sh kubectl get nodes -o json |
+      jq -r '[.items[] | select((.spec.taints // []) == [])][0].metadata.name // empty')
+    [ -n "$KILN_BENCH_NODE" ] || die "no node of the cluster takes pods; see: scripts/cluster/shell.sh kubectl describe nodes"
+    export KILN_BENCH_NODE
     scripts/cluster/shell.sh cargo bench --quiet --locked --offline --bench "$bench"
   fi
 done

@@ -82,18 +82,19 @@ async fn measure() -> anyhow::Result<()> {
     let ours = format!("{INSTALLATION} in ({KILN},{BARE})");
     cluster.remove(&ours).await?;
 
+    let outcome = compare(&cluster, &configuration.to_string(), &token, runs).await;
+    cluster.remove(&ours).await?;
+    database.drop_it().await?;
+    outcome
+}
+
+async fn compare(cluster: &Cluster, configuration: &str, token: &str, runs: u32) -> anyhow::Result<()> {
     let environment = [("KUBECONFIG", cluster.kubeconfig.as_str())];
-    let server = Kiln::start(
-        &configuration.to_string(),
-        &["--roles", "api,worker"],
-        &environment,
-        "/readyz",
-    )
-    .await?;
-    let caller = Caller::new(&server.base, &token);
+    let server = Kiln::start(configuration, &["--roles", "api,worker"], &environment, "/readyz").await?;
+    let caller = Caller::new(&server.base, token);
     let request = request()?;
 
-    let first = by_kiln(&cluster, &caller, &request).await?;
+    let first = by_kiln(cluster, &caller, &request).await?;
     println!(
         "One image by rootless BuildKit, in seconds; Kiln and the bare pod (the same specification) take turns. A \
          first build, not counted, took {:.1} s.\n",
@@ -110,11 +111,11 @@ async fn measure() -> anyhow::Result<()> {
     let mut columns = [const { Vec::new() }; 5];
     for run in 0..runs {
         let (build, bare) = if run % 2 == 0 {
-            let bare = by_hand(&cluster, &first.pod, run).await?;
-            (by_kiln(&cluster, &caller, &request).await?, bare)
+            let bare = by_hand(cluster, &first.pod, run).await?;
+            (by_kiln(cluster, &caller, &request).await?, bare)
         } else {
-            let build = by_kiln(&cluster, &caller, &request).await?;
-            (build, by_hand(&cluster, &first.pod, run).await?)
+            let build = by_kiln(cluster, &caller, &request).await?;
+            (build, by_hand(cluster, &first.pod, run).await?)
         };
         let values = [
             build.created,
@@ -137,10 +138,7 @@ async fn measure() -> anyhow::Result<()> {
         median[2] - median[3],
         resident(server.id())?
     );
-
-    drop(server);
-    cluster.remove(&ours).await?;
-    database.drop_it().await
+    Ok(())
 }
 
 fn cells(name: String, [created, first_line, succeeded, bare, added]: [f64; 5]) -> [String; 6] {
