@@ -112,7 +112,7 @@ impl Default for Log {
     fn default() -> Self {
         Self {
             format: LogFormat::Text,
-            filter: "info,sqlx=warn".to_owned(),
+            filter: "info,sqlx=warn,kube_client=off".to_owned(),
         }
     }
 }
