@@ -56,6 +56,8 @@ pub(super) struct Driver<'a, R: Runner> {
     facts: AttemptFacts,
     /// Set once the attempt was told to stop: what its end then means.
     stopping: Option<Stopping>,
+    /// Since when this driver has the attempt in hand.
+    waiting_since: DateTime<Utc>,
     /// Since when an image of the pod can't be pulled.
     pulling_since: Option<DateTime<Utc>>,
 }
@@ -77,6 +79,7 @@ impl<'a, R: Runner> Driver<'a, R> {
             adopted,
             facts: AttemptFacts::default(),
             stopping: None,
+            waiting_since: context.clock.now(),
             pulling_since: None,
         }
     }
@@ -297,7 +300,7 @@ impl<'a, R: Runner> Driver<'a, R> {
             &self.context.config,
             &Situation {
                 state: &self.state,
-                claimed_at: self.claimed.attempt_created_at,
+                waiting_since: self.waiting_since,
                 timeout_seconds: self.claimed.assignment.spec.timeout_seconds,
                 stopping: self.stopping.as_ref(),
                 pulling_since: self.pulling_since,

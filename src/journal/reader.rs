@@ -60,17 +60,21 @@ impl Reader {
 
     /// The next entries; waits for some. `None` after the end. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Option<Page>, Error> {
+        let mut waited = false;
         loop {
             if let Some(page) = self.available().await? {
                 return Ok(Some(page));
             }
+            // Woken without an entry: the build may have been deleted, or have ended before where this reader began.
+            if waited && !self.ended {
+                let progress = store::builds::progress(&self.pool, self.build).await?;
+                self.ended = progress.is_none_or(|now| now.state.is_terminal() && self.after >= now.head);
+            }
             if self.ended {
                 return Ok(None);
             }
-            if !self.wait().await && store::builds::progress(&self.pool, self.build).await?.is_none() {
-                // Deleted while it was being read: nothing will follow.
-                self.ended = true;
-            }
+            self.wait().await;
+            waited = true;
         }
     }
 
@@ -88,9 +92,10 @@ impl Reader {
         Ok(Some(page))
     }
 
-    /// Waits for news; false when it is only time to look again.
-    async fn wait(&mut self) -> bool {
+    /// Waits for news, or until it is time to look without any.
+    async fn wait(&mut self) {
         let poll: Duration = self.signals.poll_interval();
-        tokio::time::timeout(poll, self.subscription.changed()).await.is_ok()
+        // Either way the next thing is to look.
+        let _ = tokio::time::timeout(poll, self.subscription.changed()).await;
     }
 }

@@ -255,3 +255,29 @@ async fn two_workers_share_thirty_builds_and_each_gets_one_pod(pool: PgPool) {
         worker.drain().await;
     }
 }
+
+#[sqlx::test]
+async fn whoever_takes_over_waits_anew(pool: PgPool) {
+    let build = create(&pool).await;
+    let dead = kiln::domain::id::ReplicaId::new();
+    let lease = std::time::Duration::from_mins(1);
+    store::leases::register(&pool, dead, "dead", lease)
+        .await
+        .expect("registers");
+    let limits = store::queue::ClaimLimits { batch: 1, live: 1 };
+    let long_ago = chrono::Utc::now() - chrono::TimeDelta::hours(1);
+    store::queue::claim(&pool, dead, limits, "sim-", long_ago)
+        .await
+        .expect("claims");
+    store::leases::unregister(&pool, dead).await.expect("unregisters");
+
+    let runner = SimRunner::new(Script::Pending);
+    let worker = Worker::start_with(&pool, &runner, |config| config.stop_timeout_seconds = 1);
+    eventually("a pod", || async { (!runner.launches().is_empty()).then_some(()) }).await;
+    store::builds::cancel(&pool, build, chrono::Utc::now())
+        .await
+        .expect("cancels");
+    wait_for_state(&pool, build, StateName::Cancelled).await;
+    assert_idle(&pool, &runner).await;
+    worker.drain().await;
+}

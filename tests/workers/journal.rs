@@ -182,3 +182,25 @@ async fn a_lost_lease_appends_nothing_and_spares_the_others(pool: PgPool) {
     stop.cancel();
     flusher.await.expect("ends");
 }
+
+#[sqlx::test]
+async fn a_reader_ahead_of_the_journal_ends_with_the_build(pool: PgPool) {
+    let build = create(&pool).await;
+    let (signals, _exchange) = Signals::new(pool.clone());
+    let mut reader = Reader::open(&pool, &signals, build, 500)
+        .await
+        .expect("opens")
+        .expect("exists")
+        .reader;
+    let reading = tokio::spawn(async move { reader.next().await });
+    let outcome = store::builds::cancel(&pool, build, Utc::now()).await.expect("cancels");
+    let store::builds::CancelOutcome::Accepted { build: cancelled, .. } = outcome else {
+        panic!("refused")
+    };
+    signals.head(build, cancelled.journal_head);
+    let end = tokio::time::timeout(super::support::DEADLINE, reading)
+        .await
+        .expect("ends")
+        .expect("no panic");
+    assert_eq!(end.expect("reads"), None);
+}

@@ -21,7 +21,9 @@ pub(super) struct Stopping {
 /// What patience depends on.
 pub(super) struct Situation<'a> {
     pub(super) state: &'a BuildState,
-    pub(super) claimed_at: DateTime<Utc>,
+    /// Since when this worker has waited for the pod. A worker that takes over waits anew: the time before may have
+    /// passed without anybody looking.
+    pub(super) waiting_since: DateTime<Utc>,
     pub(super) timeout_seconds: u32,
     pub(super) stopping: Option<&'a Stopping>,
     /// Since when an image can't be pulled.
@@ -99,7 +101,7 @@ pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<
             )
         }
     };
-    let at = situation.claimed_at + limit(seconds);
+    let at = situation.waiting_since + limit(seconds);
     (at, Overdue::Remove(Failure::new(code, message)))
 }
 
@@ -163,7 +165,7 @@ mod tests {
         for (state, observation, seconds, code) in cases {
             let situation = Situation {
                 state,
-                claimed_at: DateTime::UNIX_EPOCH,
+                waiting_since: DateTime::UNIX_EPOCH,
                 timeout_seconds: 7,
                 stopping: None,
                 pulling_since: failing_pull(&observation).map(|_| DateTime::UNIX_EPOCH + TimeDelta::seconds(30)),
@@ -187,7 +189,7 @@ mod tests {
         };
         let situation = Situation {
             state: &BuildState::Starting { attempt: 1 },
-            claimed_at: DateTime::UNIX_EPOCH,
+            waiting_since: DateTime::UNIX_EPOCH,
             timeout_seconds: 7,
             stopping: Some(&stopping),
             pulling_since: None,
