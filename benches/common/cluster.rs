@@ -74,11 +74,15 @@ impl Cluster {
         let mut events = Box::pin(self.admin.request_events::<T>(watch).await?);
         let (sender, receiver) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            while let Ok(Some(event)) = events.try_next().await {
-                let (pod, created) = match event {
-                    WatchEvent::Added(pod) => (pod, true),
-                    WatchEvent::Modified(pod) => (pod, false),
-                    WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) | WatchEvent::Error(_) => continue,
+            loop {
+                let (pod, created) = match events.try_next().await {
+                    Ok(Some(WatchEvent::Added(pod))) => (pod, true),
+                    Ok(Some(WatchEvent::Modified(pod))) => (pod, false),
+                    Ok(Some(WatchEvent::Deleted(_) | WatchEvent::Bookmark(_))) => continue,
+                    // Whoever waits finds the channel closed.
+                    Ok(Some(WatchEvent::Error(status))) => return eprintln!("the watch was refused: {status:?}"),
+                    Ok(None) => return eprintln!("the API server ended the watch"),
+                    Err(error) => return eprintln!("the watch broke off: {error}"),
                 };
                 let at = Utc::now();
                 if sender.send(Seen { pod, created, at }).is_err() {
