@@ -12,6 +12,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 for bench; do
   [ -e "benches/$bench/main.rs" ] || die "there is no benchmark '$bench'; those there are: accept launch life"
 done
+# Two at once would measure each other, and clear away each other's pods.
+exec {lock}>"${TMPDIR:-/tmp}/kiln-bench.lock"
+flock --nonblock "$lock" || die "another benchmark runs on this machine: wait until it ends"
 scripts/install.sh
 missing=()
 for program in pgbench wrk; do command -v $program >/dev/null || missing+=("$program"); done

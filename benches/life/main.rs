@@ -202,7 +202,13 @@ async fn by_kiln(cluster: &Cluster, caller: &Caller, request: &Value) -> anyhow:
     let created = first(&mut pods, |seen| seen.created && seen.pod.metadata.name == name).await?;
     let pod = as_sent(cluster.pod(&name).await?);
     let followed = timeout(LIMIT, followed).await.context("the build doesn't end")???;
-    ensure!(followed.state == "succeeded", "the build has {}", followed.state);
+    let end = &followed.end;
+    ensure!(
+        end.state == "succeeded",
+        "the build is {}: {:?}",
+        end.state,
+        end.failure
+    );
     let since = |at: DateTime<Utc>| (at - begun).as_seconds_f64();
     Ok(Build {
         created: since(created),

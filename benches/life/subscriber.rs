@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::io::AsyncBufReadExt as _;
 use tokio_util::io::StreamReader;
 
@@ -13,13 +14,15 @@ use crate::client::Caller;
 pub(crate) struct Followed {
     pub(crate) first_line: Option<DateTime<Utc>>,
     pub(crate) ended: DateTime<Utc>,
-    /// The state that the build ended in.
-    pub(crate) state: String,
+    /// What the end of the build was announced with.
+    pub(crate) end: End,
 }
 
-#[derive(Deserialize)]
-struct End {
-    state: String,
+#[derive(Debug, Deserialize)]
+pub(crate) struct End {
+    pub(crate) state: String,
+    /// Why it isn't what was hoped for.
+    pub(crate) failure: Option<Value>,
 }
 
 /// Reads the build's events (`text/event-stream`) up to the one that says how the build ended.
@@ -41,7 +44,7 @@ pub(crate) async fn follow(caller: Caller, build: String) -> anyhow::Result<Foll
                     return Ok(Followed {
                         first_line,
                         ended: Utc::now(),
-                        state: serde_json::from_str::<End>(data)?.state,
+                        end: serde_json::from_str(data)?,
                     });
                 }
                 _ => {}
