@@ -160,9 +160,7 @@ impl<'a, R: Runner> Driver<'a, R> {
                 error = %error, cause = ?std::error::Error::source(&error),
                 "launching the attempt failed; trying again"
             );
-            if self.now() - self.claimed.attempt_created_at
-                > patience::limit(self.context.config.pending_timeout_seconds)
-            {
+            if self.now() - self.waiting_since > patience::limit(self.context.config.pending_timeout_seconds) {
                 self.remove().await;
                 self.fail(Failure::new(
                     FailureCode::Internal,
