@@ -18,6 +18,7 @@ kubectl config view --raw --minify --flatten -o json |
     jq --arg token "$token" '.users[0].user = {token: $token}' >"$RUN/kiln.kubeconfig"
 chmod 600 "$RUN/kiln.kubeconfig"
 
+export KILN_TEST_BUILDAH_IMAGE=${KILN_TEST_BUILDAH_IMAGE:-quay.io/buildah/stable:v1.42}
 export KILN_TEST_KUBECONFIG=$RUN/kiln.kubeconfig
 "$HERE/env.sh"
 echo "Ready. Variables are in $DIR/env; scripts/cluster/shell.sh runs a command with them."

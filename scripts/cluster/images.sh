@@ -138,6 +138,25 @@ make_buildkit() {
     made "$BUILDKIT_IMAGE" "$inputs"
 }
 
+# As it comes from Debian. Layers are copies: overlay mounts need more than a pod
+# may, and the file wins over buildah's environment variable.
+make_buildah() {
+    local inputs container root
+    inputs="1 $(buildah images --quiet --no-trunc "$BASE_IMAGE")"
+    changed "$BUILDAH_IMAGE" "$inputs" || return 0
+    container=$(buildah from "$BASE_IMAGE")
+    in_chroot "$container" -- sh -ec 'apt-get -qq update
+        apt-get -qq install -y --no-install-recommends buildah >/dev/null
+        rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb'
+    root=$(buildah mount "$container")
+    printf '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n' \
+        >"$root/etc/containers/storage.conf"
+    buildah unmount "$container" >/dev/null
+    buildah config --env BUILDAH_ISOLATION=chroot --cmd buildah "$container"
+    publish "$container" "$BUILDAH_IMAGE"
+    made "$BUILDAH_IMAGE" "$inputs"
+}
+
 make_coredns() {
     local inputs container
     "$HERE/build.sh" coredns
@@ -205,8 +224,9 @@ if [[ $what == all || $what == base ]]; then
     make_base
     make_git
     make_buildkit
+    make_buildah
     make_coredns
-    load "$PAUSE_IMAGE" "$BUSYBOX_IMAGE" "$GIT_IMAGE" "$BUILDKIT_IMAGE" "$COREDNS_IMAGE"
+    load "$PAUSE_IMAGE" "$BUSYBOX_IMAGE" "$GIT_IMAGE" "$BUILDKIT_IMAGE" "$BUILDAH_IMAGE" "$COREDNS_IMAGE"
 fi
 if [[ $what == all || $what == agent ]]; then
     make_agent

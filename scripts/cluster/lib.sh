@@ -30,6 +30,7 @@ TEST_PASSWORD=kiln-secret
 
 BUILDKIT_VERSION=v0.34.2
 BUILDKIT_IMAGE=$REGISTRY/kiln/buildkit:$BUILDKIT_VERSION-rootless
+BUILDAH_IMAGE=$REGISTRY/kiln/buildah:1.28
 GIT_IMAGE=$REGISTRY/kiln/git:latest
 BASE_IMAGE=$REGISTRY/library/debian:bookworm-slim
 BUSYBOX_IMAGE=$REGISTRY/library/busybox:latest

@@ -81,7 +81,8 @@ fn buildah(env: &Env<'_>) -> Vec<String> {
 fn build_argv(spec: &BuildSpec, env: &Env<'_>) -> Vec<String> {
     let context = context(&spec.source, env);
     let mut argv = buildah(env);
-    argv.extend(["build", "--isolation", "chroot", "--layers=false", "--format", "oci"].map(str::to_owned));
+    // An OCI configuration has no place for HEALTHCHECK, ONBUILD and SHELL; buildah would drop them with a warning.
+    argv.extend(["build", "--isolation", "chroot", "--layers=false", "--format", "docker"].map(str::to_owned));
     let mut pair = |flag: &str, value: String| argv.extend([flag.to_owned(), value]);
     pair("--file", format!("{context}/{}", spec.dockerfile));
     pair("--platform", platforms(spec));

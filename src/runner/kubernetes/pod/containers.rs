@@ -152,9 +152,16 @@ fn rootless() -> SecurityContext {
     }
 }
 
-/// For buildah with chroot isolation: root with the container runtime's default capabilities, nothing more.
+/// For buildah with chroot isolation: a root who may do nothing but make a user namespace that maps every id to itself
+/// (`user_namespaces(7)`: SETUID, SETGID, and SETFCAP since Linux 5.12), and end the processes of all these ids.
+/// Setuid programs in `RUN` (sudo, su) need the escalation.
 fn chroot_isolation() -> SecurityContext {
     SecurityContext {
+        allow_privilege_escalation: Some(true),
+        capabilities: Some(Capabilities {
+            add: Some(["KILL", "SETFCAP", "SETGID", "SETUID"].map(str::to_owned).into()),
+            drop: Some(vec!["ALL".to_owned()]),
+        }),
         run_as_group: Some(0),
         run_as_user: Some(0),
         ..unconfined()
