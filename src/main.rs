@@ -32,7 +32,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         match cli.command {
             Command::Serve(flags) => commands::serve(config, &flags).await?,
             Command::Dev(flags) => Box::pin(dev::dev(config, &flags)).await?,
-            Command::Migrate => commands::migrate(&config).await?,
+            Command::Migrate(flags) => commands::migrate(&config, &flags).await?,
             Command::Token(TokenCommand::Create(flags)) => {
                 println!("{}", commands::create_token(&config, &flags).await?);
             }

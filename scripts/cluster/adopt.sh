@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What kind.sh and existing.sh have in common: takes the cluster of $KUBECONFIG,
-# applies deploy/base, makes a kubeconfig for Kiln's own ServiceAccount and writes
+# applies deploy/rbac, makes a kubeconfig for Kiln's own ServiceAccount and writes
 # $KILN_CLUSTER_DIR/env from the KILN_TEST_* variables of the environment.
 set -euo pipefail
 # shellcheck source=lib.sh
@@ -10,7 +10,7 @@ PATH=$PATH:$BIN
 command -v kubectl >/dev/null || die "kubectl is not on the PATH"
 kubectl version >/dev/null || die "the cluster of $KUBECONFIG doesn't answer"
 mkdir -p "$RUN"
-kubectl apply -k "$REPO/deploy/base"
+kubectl apply -k "$REPO/deploy/rbac"
 
 # Only the cluster's address and CA are taken over, not the administrator's rights.
 token=$(kubectl -n kiln create token kiln --duration 24h)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # CLUSTER=existing: a cluster, a registry and a git server that are there already.
 # Wants KUBECONFIG, KILN_TEST_REGISTRY (host:port) and KILN_TEST_GIT (URL) in the
-# environment, checks that they answer, and applies deploy/base.
+# environment, checks that they answer, and applies deploy/rbac.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -43,7 +43,7 @@ ulimit -n 65536 2>/dev/null || true
 
 started=$SECONDS
 apply() {
-    kubectl_admin apply -k "$REPO/deploy/base"
+    kubectl_admin apply -k "$REPO/deploy/rbac"
     local token
     token=$(kubectl_admin -n kiln create token kiln --duration 8760h)
     sed "s/token: \".*\"/token: \"$token\"/" "$RUN/admin.kubeconfig" >"$RUN/kiln.kubeconfig"

@@ -27,7 +27,7 @@ pub enum Command {
     /// Run everything on this machine, on a private Postgres: nothing needs to be set up
     Dev(Dev),
     /// Bring the database's schema up to date
-    Migrate,
+    Migrate(Migrate),
     /// Print the API's description (OpenAPI 3.1)
     Openapi,
     /// Look at the configuration
@@ -47,6 +47,14 @@ pub struct Serve {
     /// Bring the schema up to date first
     #[arg(long)]
     pub migrate: bool,
+}
+
+/// Flags of `kiln migrate`.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// Wait up to this many seconds for a database that can't be reached
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    pub wait: u32,
 }
 
 /// Flags of `kiln dev`.

@@ -3,19 +3,24 @@
 use std::time::Duration;
 
 use chrono::Utc;
+use sqlx::migrate::MigrateError;
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    cli::{Role, Serve, TokenCreate},
+    cli::{Migrate, Role, Serve, TokenCreate},
     config::{Config, RunnerKind},
-    serve::{ServeError, Service, asked_to_end, open_database},
+    serve::{RUNNER_DRAIN, ServeError, Service, asked_to_end, open_database},
 };
 use crate::{
     http::{Random, token::BearerToken},
     runner::{kubernetes::KubernetesRunner, local::LocalRunner},
     store::{self, tokens::NewToken},
 };
+
+/// Between two tries to reach the database.
+const MIGRATE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a command failed, in words for the person who gave it.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +38,7 @@ pub enum CommandError {
     },
     /// The schema can't be brought up to date.
     #[error("the schema can't be brought up to date: {0}. Is the database there? It is set by KILN_DATABASE_URL.")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[from] MigrateError),
     /// The local runner can't start.
     #[error("{doing}: {error}{}", cause(.error))]
     Runner {
@@ -80,7 +85,7 @@ pub async fn serve(config: Config, flags: &Serve) -> Result<(), CommandError> {
             ended.cancel();
             tasks.close();
             // What does not end in time ends with the process.
-            let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
+            let _ = tokio::time::timeout(RUNNER_DRAIN, tasks.wait()).await;
             outcome
         }
         RunnerKind::Local => {
@@ -116,10 +121,19 @@ pub fn worker_name() -> String {
 }
 
 /// `kiln migrate`.
-pub async fn migrate(config: &Config) -> Result<(), CommandError> {
+pub async fn migrate(config: &Config, flags: &Migrate) -> Result<(), CommandError> {
     let pool = open_database(config)?;
-    store::migrate(&pool).await?;
-    Ok(())
+    let deadline = Instant::now() + Duration::from_secs(flags.wait.into());
+    loop {
+        match store::migrate(&pool).await {
+            // The connection, not a migration: a database that isn't there yet, or whose name isn't.
+            Err(MigrateError::Execute(error)) if Instant::now() + MIGRATE_PAUSE <= deadline => {
+                tracing::info!(error = %error, "waiting for the database");
+                tokio::time::sleep(MIGRATE_PAUSE).await;
+            }
+            outcome => return Ok(outcome?),
+        }
+    }
 }
 
 /// `kiln token create`: prints the token and nothing else, so that scripts can take it.

@@ -24,6 +24,12 @@ use crate::{
 const REQUEST_DRAIN: Duration = Duration::from_secs(15);
 /// How long what was gathered for the journal may take to be written once everything else has ended.
 const JOURNAL_DRAIN: Duration = Duration::from_secs(5);
+/// How long a runner's own tasks may take to end after that.
+pub(super) const RUNNER_DRAIN: Duration = Duration::from_secs(5);
+/// The longest that a process takes to end once it was told to.
+pub const LONGEST_DRAIN: Duration = REQUEST_DRAIN
+    .saturating_add(JOURNAL_DRAIN.saturating_mul(2))
+    .saturating_add(RUNNER_DRAIN);
 
 /// Why the service ended other than by being told to.
 #[derive(Debug, thiserror::Error)]

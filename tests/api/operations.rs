@@ -40,6 +40,14 @@ async fn readiness_tells_database_and_cluster_apart(pool: PgPool) {
         })
     );
 
+    let without = || Answer::of(app.anonymous().get("/readyz?exclude=cluster"));
+    let tolerant = without().await;
+    assert_eq!((tolerant.status, tolerant.json()), (StatusCode::OK, answer.json()));
+    for mistake in ["exclude=database", "exlude=cluster"] {
+        let answer = Answer::of(app.anonymous().get(&format!("/readyz?{mistake}"))).await;
+        answer.problem(400, "invalid_query");
+    }
+
     app.cluster.send(Ok(())).expect("somebody listens");
     sqlx::query("DELETE FROM _sqlx_migrations")
         .execute(&pool)
@@ -49,6 +57,7 @@ async fn readiness_tells_database_and_cluster_apart(pool: PgPool) {
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     let reason = answer.json()["database"]["reason"].clone();
     assert!(reason.as_str().expect("text").contains("kiln migrate"), "{reason}");
+    assert_eq!(without().await.status, StatusCode::SERVICE_UNAVAILABLE);
     app.stop().await;
 }
 

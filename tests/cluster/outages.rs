@@ -118,11 +118,7 @@ async fn a_missing_namespace_is_waited_for() {
         assert!(replica.terminate().await.success());
 
         let replica = kiln.start_on(Path::new(&variable("KILN_TEST_KUBECONFIG"))).await;
-        let words = [
-            namespace.as_str(),
-            "Check that the namespace exists",
-            "deploy/base/rbac.yaml",
-        ];
+        let words = [namespace.as_str(), "Check that the namespace exists", "deploy/rbac"];
         let id = expect_queued(&replica, &words).await;
 
         let client = Client::try_default().await.expect("KUBECONFIG");
@@ -141,7 +137,7 @@ async fn a_missing_namespace_is_waited_for() {
     .await;
 }
 
-/// A namespace with what `deploy/base` puts into the one for builds.
+/// A namespace with what `deploy/rbac` puts into the one for builds.
 async fn create_namespace(client: &Client, name: &str) {
     async fn create<K>(objects: Objects<K>, object: Value)
     where
@@ -160,7 +156,7 @@ async fn create_namespace(client: &Client, name: &str) {
     )
     .await;
     let source: Objects<Role> = Objects::namespaced(client.clone(), "kiln-builds");
-    let rules = source.get("kiln").await.expect("the role of deploy/base").rules;
+    let rules = source.get("kiln").await.expect("the role of deploy/rbac").rules;
     create::<Role>(
         Objects::namespaced(client.clone(), name),
         json!({"metadata": {"name": "kiln"}, "rules": rules}),

@@ -7,12 +7,30 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    http::state::App,
+    domain::spec::reader::{Object, Reported},
+    http::{
+        problem::Problem,
+        query::{Parameters, Query},
+        state::App,
+    },
     store::{self, SchemaState},
 };
 
 /// The database has this long to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(in crate::http) struct Params {
+    without_cluster: bool,
+}
+
+impl Parameters for Params {
+    fn read(query: &Object<'_>) -> Result<Self, Reported> {
+        let excluded = query.field("exclude").one_of(&[("cluster", ())])?;
+        Ok(Self {
+            without_cluster: excluded.is_some(),
+        })
+    }
+}
 
 /// Whether what Kiln depends on is there.
 #[derive(Debug, Serialize, ToSchema)]
@@ -43,17 +61,25 @@ impl From<Result<(), String>> for Dependency {
 }
 
 /// Whether the service can do its work, and if not, what is missing.
+///
+/// With `exclude=cluster` the cluster is told of, but doesn't decide: without it builds are accepted and wait, and all
+/// else works, so it is no reason for a load balancer to leave a replica out.
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", operation_id = "readyz", security(()),
+    params(("exclude" = Option<String>, Query, description = "`cluster`: answer 200 though the cluster can't be used")),
     responses(
         (status = 200, description = "It can", body = Readiness),
+        (status = 400, description = "No such parameter or value", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Something is missing", body = Readiness),
     ),
 )]
-pub(in crate::http) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readiness>) {
+pub(in crate::http) async fn readyz(
+    State(app): State<App>,
+    Query(params): Query<Params>,
+) -> (StatusCode, Json<Readiness>) {
     let database = database(&app).await;
     let cluster = app.health.cluster.as_ref().map(|cluster| cluster.borrow().clone());
-    let ready = database.is_ok() && cluster.as_ref().is_none_or(Result::is_ok);
+    let ready = database.is_ok() && (params.without_cluster || cluster.as_ref().is_none_or(Result::is_ok));
     let status = if ready {
         StatusCode::OK
     } else {

@@ -93,7 +93,7 @@ pub(super) fn refusal(namespace: &str, code: u16, retry_after: Option<Duration>,
         }
         403 if message.contains("admission webhook") => Fault::Refused(message),
         403 => Fault::Unusable(format!(
-            "the Kubernetes API doesn't let the service work in namespace `{namespace}` ({message}). Check that the namespace exists and grant the role in deploy/base/rbac.yaml."
+            "the Kubernetes API doesn't let the service work in namespace `{namespace}` ({message}). Check that the namespace exists and grant the role in deploy/rbac."
         )),
         404 if details.is_some_and(|details| details.kind == "namespaces") => Fault::Unusable(format!(
             "namespace `{namespace}` doesn't exist. Create it with `kubectl create namespace {namespace}`, or set kubernetes.namespace (KILN_NAMESPACE)."
@@ -157,7 +157,7 @@ mod tests {
                     "pods is forbidden: User \"x\" cannot create resource \"pods\" in API group \"\" in the namespace \"builds\"",
                     "pods",
                 ),
-                "deploy/base/rbac.yaml",
+                "deploy/rbac",
             ),
             (
                 403,
