@@ -3,6 +3,7 @@
 mod check;
 mod git;
 mod inline;
+mod template;
 
 use std::{fs, io, sync::Arc};
 
@@ -46,7 +47,11 @@ pub(crate) fn carry_out(plan: &SourcePlan, supervisor: &mut Supervisor, sink: &A
             None
         }
     };
-    check::check(plan)?;
+    let dockerfile = check::check(plan)?;
+    if let Some(variables) = &plan.template {
+        template::render(&dockerfile, &plan.dockerfile, variables)?;
+        sink.say(&format!("Rendered the template `{}`", plan.dockerfile));
+    }
     Ok(Done { commit, digest: None })
 }
 

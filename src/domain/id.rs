@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::spec::Invalid;
+
 /// A build: a UUID of version 7, so that ids sort by creation time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -64,6 +66,35 @@ impl FromStr for AttemptId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an attempt id is a build id, a dash and a number")]
 pub struct InvalidAttemptId;
+
+/// An archive that a caller sent to be built from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UploadId(pub Uuid);
+
+impl UploadId {
+    /// A fresh id.
+    #[expect(clippy::new_without_default, reason = "two calls give different values")]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for UploadId {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse()
+            .map(Self)
+            .map_err(|_| Invalid::new("expected the `id` that `POST /v1/uploads` answered with"))
+    }
+}
 
 /// One running `kiln serve`; new at every start, so that a restarted process never mistakes old leases for its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

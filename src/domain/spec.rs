@@ -7,6 +7,7 @@ pub mod reader;
 pub mod request;
 pub mod resources;
 pub mod source;
+pub mod template;
 pub mod text;
 
 use std::{collections::BTreeMap, fmt};
@@ -19,7 +20,8 @@ pub use self::{
     image::{Digest, ImageRef},
     limits::Limits,
     resources::{CpuMillis, MemoryBytes, Resources},
-    source::{CommitId, GitRef, GitUrl, InlineFiles, RelPath, Source},
+    source::{ArchiveUrl, CommitId, DockerfilePath, GitRef, GitUrl, InlineFiles, RelPath, Sha256Hex, Source},
+    template::TemplateVars,
     text::{BuildArgName, BuildArgValue, LabelKey, LabelValue, Platform, StageName},
 };
 
@@ -69,8 +71,12 @@ impl fmt::Display for Builder {
 pub struct BuildSpec {
     /// Where the source comes from.
     pub source: Source,
-    /// The Dockerfile, relative to the context.
-    pub dockerfile: RelPath,
+    /// The Dockerfile, relative to the context; with a `/` in front, to the source's root.
+    pub dockerfile: DockerfilePath,
+    /// Variables that the Dockerfile is rendered with, as a Jinja template; it is used as it stands when there are none.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub template: Option<TemplateVars>,
     /// `ARG` values.
     #[schema(value_type = BTreeMap<String, String>)]
     pub build_args: BTreeMap<BuildArgName, BuildArgValue>,

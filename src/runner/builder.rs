@@ -66,8 +66,9 @@ pub fn plan(assignment: &Assignment, env: &Env<'_>) -> Plan {
         source: SourcePlan {
             into: env.source.to_owned(),
             from,
-            subdir: subdir(&spec.source).to_owned(),
+            subdir: spec.source.subdir().to_owned(),
             dockerfile: spec.dockerfile.to_string(),
+            template: spec.template.as_ref().map(|vars| vars.values().clone()),
         },
         build: run_plan(spec, env),
     }
@@ -81,19 +82,19 @@ pub fn run_plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
     }
 }
 
-/// Build context within the source; empty for all of it.
-fn subdir(source: &Source) -> &str {
-    match source {
-        Source::Git { subdir, .. } => subdir.as_str(),
-        Source::Inline { .. } => "",
+/// Absolute path of the build context.
+fn context(source: &Source, env: &Env<'_>) -> String {
+    match source.subdir() {
+        "" => text(env.source),
+        subdir => text(&env.source.join(subdir)),
     }
 }
 
-/// Absolute path of the build context.
-fn context(source: &Source, env: &Env<'_>) -> String {
-    match subdir(source) {
-        "" => text(env.source),
-        subdir => text(&env.source.join(subdir)),
+/// Absolute path of the folder that the Dockerfile's path counts from, and that path.
+fn dockerfile<'s>(spec: &'s BuildSpec, env: &Env<'_>) -> (String, &'s str) {
+    match spec.dockerfile.from_root() {
+        Some(path) => (text(env.source), path),
+        None => (context(&spec.source, env), spec.dockerfile.as_str()),
     }
 }
 
@@ -133,6 +134,7 @@ pub(super) mod tests {
                 submodules: true,
             },
             dockerfile: "docker/Dockerfile".parse().unwrap(),
+            template: None,
             build_args: [(
                 "GREETING".parse().unwrap(),
                 "--hello, $(world) \"=\"\n".parse().unwrap(),
@@ -218,6 +220,23 @@ pub(super) mod tests {
         assert_eq!(fetched, commit);
         assert_eq!(plan.source.subdir, "svc/api");
         assert_eq!(plan.source.dockerfile, "docker/Dockerfile");
+    }
+
+    #[test]
+    fn a_dockerfile_may_be_outside_the_context() {
+        let mut spec = spec(Builder::Buildkit);
+        spec.dockerfile = "/docker/Dockerfile".parse().unwrap();
+        let argv = run_plan(&spec, &env(&[])).commands.remove(0).argv;
+        let local = values(&argv, "--local");
+        assert_eq!(
+            local,
+            ["context=/kiln/source/tree/svc/api", "dockerfile=/kiln/source/tree"]
+        );
+        assert!(values(&argv, "--opt").contains(&"filename=docker/Dockerfile"));
+        spec.builder = Builder::Buildah;
+        let argv = run_plan(&spec, &env(&[])).commands.remove(0).argv;
+        assert_eq!(values(&argv, "--file"), ["/kiln/source/tree/docker/Dockerfile"]);
+        assert_eq!(argv.last().unwrap(), "/kiln/source/tree/svc/api");
     }
 
     #[test]

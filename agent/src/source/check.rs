@@ -17,20 +17,27 @@ const MAX_CANDIDATES: usize = 5;
 /// Most files and folders to look at for them.
 const MAX_VISITED: usize = 10_000;
 
-/// Checks the source folder against the plan.
-pub(super) fn check(plan: &SourcePlan) -> Result<(), Failure> {
+/// Checks the source folder against the plan. Returns where the Dockerfile really is.
+pub(super) fn check(plan: &SourcePlan) -> Result<PathBuf, Failure> {
     let root = fs::canonicalize(&plan.into)
         .map_err(|error| Failure::internal(format!("the source folder can't be read: {error}")))?;
     let context = context(&root, &plan.subdir).map_err(|why| {
         let message = format!("`source.subdir`: `{}` {why}", plan.subdir);
         Failure::problem(ProblemKind::Source, message)
     })?;
-    dockerfile(&root, &context, &plan.dockerfile).map_err(|why| {
+    let (folder, name) = match plan.dockerfile.strip_prefix('/') {
+        Some(name) => (&root, name),
+        None => (&context, plan.dockerfile.as_str()),
+    };
+    dockerfile(&root, folder, name).map_err(|why| {
         let mut message = format!("`dockerfile`: `{}` {why}", plan.dockerfile);
-        if !plan.subdir.is_empty() {
-            message = format!("{message} (looked for in `{}`, the `source.subdir`)", plan.subdir);
+        if folder == &context && !plan.subdir.is_empty() {
+            message = format!(
+                "{message} (looked for in `{}`, the `source.subdir`; one outside of it is named from the source's root, with a `/` in front)",
+                plan.subdir
+            );
         }
-        let candidates = candidates(&context);
+        let candidates = candidates(folder);
         if candidates.is_empty() {
             message.push_str("; there is no file with a name like Dockerfile");
         } else {
@@ -49,12 +56,9 @@ fn context(root: &Path, subdir: &str) -> Result<PathBuf, &'static str> {
     }
 }
 
-fn dockerfile(root: &Path, context: &Path, name: &str) -> Result<(), &'static str> {
-    if resolve(root, &context.join(name))?.is_file() {
-        Ok(())
-    } else {
-        Err("is not a file")
-    }
+fn dockerfile(root: &Path, folder: &Path, name: &str) -> Result<PathBuf, &'static str> {
+    let path = resolve(root, &folder.join(name))?;
+    if path.is_file() { Ok(path) } else { Err("is not a file") }
 }
 
 /// Where `path` ends up, which must be within `root`.
@@ -70,11 +74,11 @@ fn resolve(root: &Path, path: &Path) -> Result<PathBuf, &'static str> {
     }
 }
 
-/// Files below `context` with a name like Dockerfile, those near the top first.
-fn candidates(context: &Path) -> Vec<String> {
+/// Files below `folder` with a name like Dockerfile, those near the top first.
+fn candidates(top: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut visited = 0;
-    let mut folders = VecDeque::from([context.to_path_buf()]);
+    let mut folders = VecDeque::from([top.to_path_buf()]);
     while let Some(folder) = folders.pop_front() {
         let mut entries: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
         entries.sort_by_key(fs::DirEntry::file_name);
@@ -88,7 +92,7 @@ fn candidates(context: &Path) -> Vec<String> {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() && name != ".git" => folders.push_back(path),
                 Ok(kind) if kind.is_file() && (name.contains("dockerfile") || name.contains("containerfile")) => {
-                    let shown = path.strip_prefix(context).unwrap_or(&path);
+                    let shown = path.strip_prefix(top).unwrap_or(&path);
                     found.push(shown.to_string_lossy().into_owned());
                 }
                 _ => {}
@@ -130,8 +134,9 @@ mod tests {
             },
             subdir: subdir.to_owned(),
             dockerfile: dockerfile.to_owned(),
+            template: None,
         };
-        check(&plan).map_err(|failure| match failure {
+        check(&plan).map(drop).map_err(|failure| match failure {
             Failure::Problem(_, problem) => (problem.kind, problem.message),
             other => panic!("{other:?}"),
         })
@@ -142,6 +147,7 @@ mod tests {
         let folder = source(&["Dockerfile", "app/docker/Dockerfile.prod"]);
         assert_eq!(checked(&folder, "", "Dockerfile"), Ok(()));
         assert_eq!(checked(&folder, "app", "docker/Dockerfile.prod"), Ok(()));
+        assert_eq!(checked(&folder, "app", "/Dockerfile"), Ok(()));
     }
 
     #[test]

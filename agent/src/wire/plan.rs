@@ -25,8 +25,11 @@ pub struct SourcePlan {
     pub from: SourceKind,
     /// Build context, relative to `into`; empty for `into` itself.
     pub subdir: String,
-    /// Dockerfile, relative to the context. The step fails when it isn't there.
+    /// Dockerfile, relative to the context or, with a `/` in front, to `into`. The step fails when it isn't there.
     pub dockerfile: String,
+    /// Variables to render the Dockerfile with, as a Jinja template; it stays as it is when there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<BTreeMap<String, serde_json::Value>>,
 }
 
 /// Where a source comes from.

@@ -75,6 +75,7 @@ impl Bench {
             from,
             subdir: String::new(),
             dockerfile: "Dockerfile".to_owned(),
+            template: None,
         }
     }
 

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{
-    BuildArgName, BuildArgValue, BuildSpec, Builder, CommitId, GitRef, GitUrl, ImageRef, InlineFiles, LabelKey,
-    LabelValue, Limits, Platform, RelPath, Resources, Source,
+    BuildArgName, BuildArgValue, BuildSpec, Builder, CommitId, DockerfilePath, GitRef, GitUrl, ImageRef, InlineFiles,
+    LabelKey, LabelValue, Limits, Platform, RelPath, Resources, Source, TemplateVars,
     reader::{Errors, Field, FieldError, Object, Reported},
 };
 use crate::domain::project::ProjectName;
@@ -35,14 +35,12 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
     let source = source(&root.field("source"));
     let dockerfile_field = root.field("dockerfile");
     let dockerfile = dockerfile(&dockerfile_field).and_then(|path| match &source {
-        Ok(Source::Inline { files }) if !files.files().contains_key(&path) => Err(dockerfile_field.report(format!(
+        Ok(Source::Inline { files }) if !holds(files, &path) => Err(dockerfile_field.report(format!(
             "`{path}` is not among the files of the source: add it to `source.files`, or name the one that is there"
         ))),
         _ => Ok(path),
     });
-    let template = root
-        .field("template")
-        .refuse("not supported by this version of Kiln: render the Dockerfile before sending it, and leave this out");
+    let template = template(&root.field("template"));
     let build_args = build_args(&root.field("build_args"), limits);
     let target = root.field("target").parse();
     let platforms = platforms(&root.field("platforms"), limits);
@@ -63,7 +61,6 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
     let annotations = annotations(&root.field("annotations"), limits);
     root.finish();
 
-    template?;
     registry_credentials?;
     cache?;
     let (source, dockerfile) = (source?, dockerfile?);
@@ -72,6 +69,7 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
         spec: BuildSpec {
             source,
             dockerfile,
+            template: template?,
             build_args: build_args?,
             target: target?,
             platforms: platforms?,
@@ -172,14 +170,32 @@ fn inline(source: &Object<'_>) -> Result<Source, Reported> {
     }
 }
 
-fn dockerfile(field: &Field<'_>) -> Result<RelPath, Reported> {
-    match field.parse::<RelPath>()? {
-        Some(path) if path.is_root() => {
-            Err(field.report("expected a path such as `docker/Dockerfile`; left out it is `Dockerfile`"))
+fn dockerfile(field: &Field<'_>) -> Result<DockerfilePath, Reported> {
+    Ok(field.parse::<DockerfilePath>()?.unwrap_or_else(DockerfilePath::usual))
+}
+
+/// Whether the Dockerfile is among the files, whose folder is both the source's root and the context.
+fn holds(files: &InlineFiles, dockerfile: &DockerfilePath) -> bool {
+    let path = dockerfile.from_root().unwrap_or(dockerfile.as_str());
+    path.parse()
+        .is_ok_and(|path: RelPath| files.files().contains_key(&path))
+}
+
+fn template(field: &Field<'_>) -> Result<Option<TemplateVars>, Reported> {
+    let Some(values) = field.map()? else { return Ok(None) };
+    let entries = field.entries()?;
+    let values = values
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    TemplateVars::check(values).map(Some).map_err(|problems| {
+        let mut reported = None;
+        for (name, problem) in problems {
+            let entry = entries.iter().find(|(key, _)| name.as_deref() == Some(*key));
+            reported = Some(entry.map_or(field, |(_, entry)| entry).report(problem.0));
         }
-        Some(path) => Ok(path),
-        None => Ok(RelPath::dockerfile()),
-    }
+        reported.unwrap_or_else(|| field.report("expected variables"))
+    })
 }
 
 /// Reads an object of checked keys to checked texts, at most `max` of them.
@@ -350,7 +366,7 @@ fn annotations(field: &Field<'_>, limits: &Limits) -> Result<BTreeMap<String, Va
     result.map(|()| annotations)
 }
 
-fn has_nul(value: &Value) -> bool {
+pub(super) fn has_nul(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
         Value::String(text) => text.contains('\0'),

@@ -41,6 +41,14 @@ impl Source {
             Self::Inline { .. } => None,
         }
     }
+
+    /// Build context within the source; the root for all of it.
+    pub fn subdir(&self) -> &str {
+        match self {
+            Self::Git { subdir, .. } => subdir.as_str(),
+            Self::Inline { .. } => "",
+        }
+    }
 }
 
 /// A git repository's address: `http`, `https` or `ssh`, with no password in it.
@@ -158,6 +166,117 @@ impl From<GitUrl> for String {
     }
 }
 
+/// An archive's address: `http` or `https`, with no password in it. A query is part of it, as it is in signed links.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "https://files.example/app-1.2.tar.gz")]
+pub struct ArchiveUrl(Url);
+
+impl ArchiveUrl {
+    /// Longest accepted URL, in bytes.
+    pub const MAX_LEN: usize = 2048;
+
+    /// The URL as text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl FromStr for ArchiveUrl {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let expected = || Invalid::new("expected a URL such as `https://files.example/app-1.2.tar.gz`");
+        let too_long = || Invalid::new(format!("expected at most {} bytes", Self::MAX_LEN));
+        if text.len() > Self::MAX_LEN {
+            return Err(too_long());
+        }
+        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(expected());
+        }
+        let url = Url::parse(text).map_err(|_| expected())?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(Invalid::new(format!(
+                "expected the scheme https or http, not `{}`",
+                url.scheme()
+            )));
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(expected());
+        }
+        if url.password().is_some() || !url.username().is_empty() {
+            return Err(Invalid::new(
+                "expected a URL without user and password: it is stored and shown",
+            ));
+        }
+        if url.fragment().is_some() {
+            return Err(Invalid::new(
+                "expected a URL without a fragment: a folder goes into `subdir`",
+            ));
+        }
+        // Normalising may have made it longer, and it has to read back.
+        if url.as_str().len() > Self::MAX_LEN {
+            return Err(too_long());
+        }
+        Ok(Self(url))
+    }
+}
+
+impl fmt::Display for ArchiveUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+impl TryFrom<String> for ArchiveUrl {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<ArchiveUrl> for String {
+    fn from(url: ArchiveUrl) -> Self {
+        url.0.into()
+    }
+}
+
+checked_text! {
+    /// SHA-256 of a file: 64 lower-case hexadecimal digits, as `sha256sum` prints them.
+    Sha256Hex, |text| {
+        if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            Ok(())
+        } else {
+            Err(Invalid::new("expected the file's SHA-256 as 64 lower-case hexadecimal digits, as `sha256sum` prints it"))
+        }
+    }
+}
+
+checked_text! {
+    /// Where the Dockerfile is: a path within the build context or, with a `/` in front, within the whole source.
+    DockerfilePath, |text| {
+        let path = text.strip_prefix('/').unwrap_or(text);
+        if path.parse::<RelPath>().is_ok_and(|path| !path.is_root()) {
+            Ok(())
+        } else {
+            Err(Invalid::new("expected a path such as `docker/Dockerfile` in the context, or `/docker/Dockerfile` from the source's root: no trailing `/`, no `.` or `..`, at most 1024 bytes; left out it is `Dockerfile`"))
+        }
+    }
+}
+
+impl DockerfilePath {
+    /// Where a Dockerfile is expected when nobody says otherwise.
+    pub fn usual() -> Self {
+        Self("Dockerfile".to_owned())
+    }
+
+    /// The path from the source's root, where it counts from there and not from the context.
+    pub fn from_root(&self) -> Option<&str> {
+        self.0.strip_prefix('/')
+    }
+}
+
 checked_text! {
     /// A branch, a tag or a full ref name, by the rules of `git check-ref-format`; never starts with a dash.
     GitRef, |text| {
@@ -209,11 +328,6 @@ impl RelPath {
     /// The folder itself.
     pub fn root() -> Self {
         Self(String::new())
-    }
-
-    /// Where a Dockerfile is expected when nobody says otherwise.
-    pub fn dockerfile() -> Self {
-        Self("Dockerfile".to_owned())
     }
 
     /// Whether this is the folder itself.

@@ -5,7 +5,7 @@
 use kiln_agent::wire::plan::{Command, DigestFile, File, RunPlan};
 use toml::{Table, Value};
 
-use super::{Env, context, platforms, text};
+use super::{Env, context, dockerfile, platforms, text};
 use crate::{
     domain::{
         failure::Failure,
@@ -84,7 +84,8 @@ fn build_argv(spec: &BuildSpec, env: &Env<'_>) -> Vec<String> {
     // An OCI configuration has no place for HEALTHCHECK, ONBUILD and SHELL; buildah would drop them with a warning.
     argv.extend(["build", "--isolation", "chroot", "--layers=false", "--format", "docker"].map(str::to_owned));
     let mut pair = |flag: &str, value: String| argv.extend([flag.to_owned(), value]);
-    pair("--file", format!("{context}/{}", spec.dockerfile));
+    let (folder, dockerfile) = dockerfile(spec, env);
+    pair("--file", format!("{folder}/{dockerfile}"));
     pair("--platform", platforms(spec));
     if let Some(target) = &spec.target {
         pair("--target", target.to_string());

@@ -6,7 +6,7 @@
 use kiln_agent::wire::plan::{Command, DigestFile, File, RunPlan, Service};
 use toml::{Table, Value};
 
-use super::{Env, context, platforms, text};
+use super::{Env, context, dockerfile, platforms, text};
 use crate::{
     domain::{failure::Failure, spec::BuildSpec},
     runner::{
@@ -73,10 +73,10 @@ fn client_argv(spec: &BuildSpec, env: &Env<'_>, address: &str, metadata: &str) -
         .into();
     argv.extend(["--frontend", "dockerfile.v0"].map(str::to_owned));
     let mut pair = |flag: &str, value: String| argv.extend([flag.to_owned(), value]);
-    for name in ["context", "dockerfile"] {
-        pair("--local", format!("{name}={context}"));
-    }
-    pair("--opt", format!("filename={}", spec.dockerfile));
+    let (folder, dockerfile) = dockerfile(spec, env);
+    pair("--local", format!("context={context}"));
+    pair("--local", format!("dockerfile={folder}"));
+    pair("--opt", format!("filename={dockerfile}"));
     pair("--opt", format!("platform={}", platforms(spec)));
     if let Some(target) = &spec.target {
         pair("--opt", format!("target={target}"));

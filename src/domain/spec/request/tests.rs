@@ -85,12 +85,40 @@ fn the_whole_form_of_the_contract_is_accepted() {
 }
 
 #[test]
+fn a_spec_of_before_there_were_templates_reads_back() {
+    let spec = read(&minimal()).expect("accepted").spec;
+    let mut stored = serde_json::to_value(&spec).expect("serialises");
+    stored
+        .as_object_mut()
+        .expect("an object")
+        .remove("template")
+        .expect("null");
+    assert_eq!(serde_json::from_value::<BuildSpec>(stored).expect("reads back"), spec);
+}
+
+#[test]
+fn a_dockerfile_counts_from_the_context_or_from_the_root() {
+    for (path, from_root) in [("a/b", None), ("/a/b", Some("a/b"))] {
+        let spec = read(&with("dockerfile", json!(path))).expect("accepted").spec;
+        assert_eq!(spec.dockerfile.as_str(), path);
+        assert_eq!(spec.dockerfile.from_root(), from_root);
+    }
+    for path in ["/", "//a", "/a/", "/../a", "a/../b", "", "a\u{0}"] {
+        assert_eq!(pointers(&with("dockerfile", json!(path))), ["/dockerfile"], "{path:?}");
+    }
+    let files = json!({"type": "inline", "files": {"x/Dockerfile": "FROM scratch\n"}});
+    let mut document = with("source", files);
+    document["dockerfile"] = json!("/x/Dockerfile");
+    assert!(read(&document).is_ok());
+}
+
+#[test]
 fn every_problem_is_reported_at_once() {
     let document = json!({
         "project": "No Such",
         "source": {"type": "git", "url": "ftp://x/y", "ref": "a..b", "commit": "abc", "subdir": "../x",
                    "submodules": "yes", "credentials": "secret", "branch": "main"},
-        "dockerfile": "/etc/passwd", "template": {"a": 1}, "build_args": {"A~/B": "v", "OK": 1}, "target": "-x",
+        "dockerfile": "../etc/passwd", "template": {"a": 1, "b-c": 2, "d": "\u{0}"}, "build_args": {"A~/B": "v", "OK": 1}, "target": "-x",
         "platforms": ["linux/arm64", "beos"], "labels": {"a b": "x\ny"},
         "images": ["app:1", 7, "r.example/a:1", "r.example/a:1"], "push": true, "registry_credentials": "x",
         "cache": {}, "builder": "kaniko", "resources": {"cpu": "999", "memory": 4, "gpu": "1"}, "timeout_seconds": 0,
@@ -108,7 +136,8 @@ fn every_problem_is_reported_at_once() {
         "/source/credentials",
         "/source/branch",
         "/dockerfile",
-        "/template",
+        "/template/b-c",
+        "/template/d",
         "/build_args/A~0~1B",
         "/build_args/OK",
         "/target",
@@ -369,7 +398,16 @@ fn any_request() -> impl Strategy<Value = Value> {
         ),
         (
             "dockerfile",
-            vec![json!(null), json!("Dockerfile"), json!("x/Dockerfile")],
+            vec![
+                json!(null),
+                json!("Dockerfile"),
+                json!("x/Dockerfile"),
+                json!("/x/Dockerfile"),
+            ],
+        ),
+        (
+            "template",
+            vec![json!(null), json!({}), json!({"a": 1.5, "b_2": ["x", {"y": null}]})],
         ),
         ("build_args", vec![json!({}), json!({"A": "", "B_1": "x y\n--z"})]),
         ("target", vec![json!(null), json!("final")]),

@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use crate::domain::{
     project::ProjectName,
     spec::{
-        Builder, CommitId, CpuMillis, GitRef, GitUrl, ImageRef, InlineFiles, MemoryBytes, Platform, RelPath, StageName,
+        Builder, CommitId, CpuMillis, DockerfilePath, GitRef, GitUrl, ImageRef, InlineFiles, MemoryBytes, Platform,
+        RelPath, StageName,
     },
 };
 
@@ -22,12 +23,13 @@ pub(super) struct CreateBuild {
     /// Where the source comes from.
     #[schema(required = true, nullable = false)]
     source: Option<CreateSource>,
-    /// The Dockerfile, relative to the context.
+    /// The Dockerfile, relative to the context; with a `/` in front, to the source's root.
     #[schema(default = "Dockerfile")]
-    dockerfile: Option<RelPath>,
-    /// Reserved; must be null.
+    dockerfile: Option<DockerfilePath>,
+    /// Variables to render the Dockerfile with, as a Jinja template: names to any JSON, at most 32 KiB. A variable that
+    /// the Dockerfile uses and that isn't given is an error.
     #[schema(value_type = Option<Object>)]
-    template: (),
+    template: Option<BTreeMap<String, serde_json::Value>>,
     /// `ARG` values.
     build_args: BTreeMap<String, String>,
     /// The stage to build; the last one when absent.
