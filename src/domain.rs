@@ -9,3 +9,4 @@ pub mod id;
 pub mod project;
 pub mod spec;
 pub mod state;
+pub mod term;

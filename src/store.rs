@@ -9,6 +9,7 @@ pub mod builds;
 pub mod entries;
 pub mod journal;
 pub mod leases;
+pub mod listing;
 pub mod notify;
 pub mod projects;
 pub mod queue;

@@ -9,6 +9,8 @@ mod api {
         mod get;
         mod list;
         mod logs;
+        mod plans;
+        mod retry;
     }
     mod errors;
     mod operations;

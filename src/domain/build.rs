@@ -27,6 +27,10 @@ pub struct Build {
     pub created_at: DateTime<Utc>,
     /// Sequence number of the last journal entry; changes with every change of the build.
     pub journal_head: i64,
+    /// The build that this one repeats at a caller's wish.
+    pub retry_of: Option<BuildId>,
+    /// The latest build that repeats this one.
+    pub retried_by: Option<BuildId>,
     /// What was tried, in order.
     pub attempts: Vec<Attempt>,
 }

@@ -78,6 +78,9 @@ pub(super) enum ApiError {
     /// The build is over.
     #[error("the build is over: {0}")]
     BuildFinished(StateName),
+    /// The build isn't over.
+    #[error("the build isn't over: {0}")]
+    BuildNotFinished(StateName),
     /// There is a project of that name.
     #[error("the project exists")]
     ProjectExists,

@@ -123,7 +123,9 @@ fn in_body(error: &FieldError) -> (Option<String>, Option<String>) {
 }
 
 fn in_query(error: &FieldError) -> (Option<String>, Option<String>) {
-    (None, Some(error.pointer.trim_start_matches('/').to_owned()))
+    // The name; behind it stands which of several values it is.
+    let name = error.pointer.trim_start_matches('/').split('/').next();
+    (None, Some(name.unwrap_or_default().to_owned()))
 }
 
 fn internal() -> Answer {
@@ -294,6 +296,12 @@ fn answer(error: &ApiError) -> Answer {
             "build_finished",
             "The build is over",
             format!("the build is {state} and can't change any more"),
+        ),
+        ApiError::BuildNotFinished(state) => Answer::new(
+            S::CONFLICT,
+            "build_not_finished",
+            "The build is not over",
+            format!("the build is {state}; wait for its end, or cancel it, before it is built again"),
         ),
         ApiError::ProjectExists => Answer::new(
             S::CONFLICT,

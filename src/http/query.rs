@@ -4,17 +4,21 @@
 use std::str::FromStr;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
+use chrono::{DateTime, Datelike as _, Utc};
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
 use super::error::ApiError;
 use crate::domain::spec::{
     Invalid,
-    reader::{Errors, Object, Reported},
+    reader::{Errors, Field, Object, Reported},
 };
 
 /// A set of parameters that an operation takes.
 pub(super) trait Parameters: Sized {
+    /// Parameters that may be given more than once; they are read as arrays.
+    const REPEATABLE: &'static [&'static str] = &[];
+
     /// Reads them; the caller reports names that nobody asked for.
     fn read(query: &Object<'_>) -> Result<Self, Reported>;
 }
@@ -34,7 +38,14 @@ fn parse<P: Parameters>(query: &str) -> Result<P, ApiError> {
     let errors = Errors::default();
     let mut fields = Map::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        if fields
+        if P::REPEATABLE.contains(&&*name) {
+            let values = fields
+                .entry(name.into_owned())
+                .or_insert_with(|| Value::Array(Vec::new()));
+            if let Value::Array(values) = values {
+                values.push(Value::from(value.into_owned()));
+            }
+        } else if fields
             .insert(name.clone().into_owned(), Value::from(value.into_owned()))
             .is_some()
         {
@@ -48,6 +59,31 @@ fn parse<P: Parameters>(query: &str) -> Result<P, ApiError> {
         parameters
     });
     errors.finish(parameters).map_err(ApiError::InvalidQuery)
+}
+
+/// Every value of a parameter that may be given more than once.
+pub(super) fn each<'a, T>(
+    field: &Field<'a>,
+    read: impl Fn(&Field<'a>) -> Result<Option<T>, Reported>,
+) -> Result<Vec<T>, Reported> {
+    let values: Vec<_> = field.elements()?.unwrap_or_default().iter().map(read).collect();
+    values.into_iter().filter_map(Result::transpose).collect()
+}
+
+/// A moment (RFC 3339).
+pub(super) struct Time(pub(super) DateTime<Utc>);
+
+impl FromStr for Time {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        // A plus sign that wasn't encoded arrives as a space.
+        DateTime::parse_from_rfc3339(&text.replace(' ', "+"))
+            .ok()
+            .filter(|time| (0..10_000).contains(&time.to_utc().year()))
+            .map(|time| Self(time.to_utc()))
+            .ok_or_else(|| Invalid::new("expected a time such as `2030-01-31T12:00:00Z` (RFC 3339)"))
+    }
 }
 
 /// A whole number between two bounds.

@@ -60,6 +60,7 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(builds::create::create, builds::list::list))
         .routes(routes!(builds::get::get))
         .routes(routes!(builds::cancel::cancel))
+        .routes(routes!(builds::retry::retry))
         .routes(routes!(builds::events::events))
         .routes(routes!(builds::logs::logs))
         .routes(routes!(projects::create::create, projects::list::list))

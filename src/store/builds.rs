@@ -16,8 +16,9 @@ use crate::domain::{
     event::{Event, Status},
     id::BuildId,
     project::ProjectName,
-    spec::BuildSpec,
+    spec::{BuildSpec, CommitId},
     state::{BuildState, IllegalTransition, StateName},
+    term::Term,
 };
 
 /// A checked request, about to be stored.
@@ -31,6 +32,17 @@ pub struct NewBuild {
     pub spec: BuildSpec,
     /// The caller's time; the order of the queue goes by the id.
     pub created_at: DateTime<Utc>,
+    /// Set when a caller wants an earlier build again.
+    pub retry: Option<Retry>,
+}
+
+/// The build that is to be built again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Its id.
+    pub of: BuildId,
+    /// What it built: the same is built again, wherever its ref points to now.
+    pub commit: Option<CommitId>,
 }
 
 /// A caller's promise that requests under the same key are the same request.
@@ -60,6 +72,11 @@ pub enum CreateOutcome {
 /// Stores a build, with its first journal entry, in one statement.
 async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, Error> {
     let spec = spec_json(&new.spec);
+    let terms: Vec<_> = Term::of(&new.spec)
+        .iter()
+        .map(|term| term.as_str().to_owned())
+        .collect();
+    let (retry_of, commit) = new.retry.map_or((None, None), |retry| (Some(retry.of), retry.commit));
     let first = pack(&[Event::Status(Status {
         state: StateName::Queued,
         at: new.created_at,
@@ -69,9 +86,12 @@ async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, E
     let available_at = sqlx::query_scalar!(
         r#"
         WITH build AS (
-            INSERT INTO builds (id, project, state, spec, priority, available_at, created_at, journal_head)
-            VALUES ($1, $2, 'queued', $3, $4, now(), $5, 1)
+            INSERT INTO builds (id, project, state, spec, priority, available_at, created_at, journal_head, retry_of,
+                                commit)
+            VALUES ($1, $2, 'queued', $3, $4, now(), $5, 1, $8, $9)
             RETURNING id, available_at
+        ), term AS (
+            INSERT INTO build_terms (project, term, build_id) SELECT $2, term, id FROM build, unnest($10::text[]) AS term
         ), entry AS (
             INSERT INTO journal (build_id, first_seq, last_seq, codec, body)
             SELECT id, 1, 1, $6, $7 FROM build
@@ -85,6 +105,9 @@ async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, E
         new.created_at,
         first.codec,
         first.body,
+        retry_of.map(|id| id.0),
+        commit.as_ref().map(CommitId::as_str),
+        &terms,
     )
     .fetch_one(connection)
     .await?;
@@ -96,9 +119,11 @@ async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, E
             attempts: 0,
             available_at,
         },
-        commit: None,
+        commit,
         created_at: new.created_at,
         journal_head: 1,
+        retry_of,
+        retried_by: None,
         attempts: Vec::new(),
     })
 }
@@ -189,7 +214,8 @@ pub(super) async fn get_in(connection: &mut PgConnection, id: BuildId) -> Result
     let row = sqlx::query_as!(
         BuildRow,
         "SELECT id, project, state, spec, attempts, available_at, commit, digest, failure_code, failure_message,
-                created_at, started_at, finished_at, journal_head
+                created_at, started_at, finished_at, journal_head, retry_of,
+                (SELECT r.id FROM builds r WHERE r.retry_of = builds.id ORDER BY r.id DESC LIMIT 1) AS retried_by
          FROM builds WHERE id = $1",
         id.0,
     )
@@ -202,7 +228,7 @@ pub(super) async fn get_in(connection: &mut PgConnection, id: BuildId) -> Result
     row.into_build(attempts.remove(&id).unwrap_or_default()).map(Some)
 }
 
-async fn attempts_of(
+pub(super) async fn attempts_of(
     connection: &mut PgConnection,
     builds: &[uuid::Uuid],
 ) -> Result<HashMap<BuildId, Vec<Attempt>>, Error> {
@@ -220,45 +246,6 @@ async fn attempts_of(
         attempts.entry(BuildId(row.build_id)).or_default().push(row.try_into()?);
     }
     Ok(attempts)
-}
-
-/// Which builds to list.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Only this project's.
-    pub project: Option<ProjectName>,
-    /// Only those in this state.
-    pub state: Option<StateName>,
-}
-
-/// Up to `limit` builds, newest first, that are older than `before`.
-pub async fn list(pool: &PgPool, filter: &Filter, before: Option<BuildId>, limit: u32) -> Result<Vec<Build>, Error> {
-    let mut connection = pool.acquire().await?;
-    let rows = sqlx::query_as!(
-        BuildRow,
-        "SELECT id, project, state, spec, attempts, available_at, commit, digest, failure_code, failure_message,
-                created_at, started_at, finished_at, journal_head
-         FROM builds
-         WHERE ($1::text IS NULL OR project = $1)
-           AND ($2::text IS NULL OR state = $2)
-           AND id < coalesce($3, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
-         ORDER BY id DESC
-         LIMIT $4",
-        filter.project.as_ref().map(ProjectName::as_str),
-        filter.state.map(StateName::as_str),
-        before.map(|id| id.0),
-        i64::from(limit),
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
-    let mut attempts = attempts_of(&mut connection, &ids).await?;
-    rows.into_iter()
-        .map(|row| {
-            let attempts = attempts.remove(&BuildId(row.id)).unwrap_or_default();
-            row.into_build(attempts)
-        })
-        .collect()
 }
 
 /// Whether a build is over, and its journal's head; cheaper than [`get`].

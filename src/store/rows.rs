@@ -80,6 +80,8 @@ pub(super) struct BuildRow {
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
     pub journal_head: i64,
+    pub retry_of: Option<Uuid>,
+    pub retried_by: Option<Uuid>,
 }
 
 impl BuildRow {
@@ -136,6 +138,8 @@ impl BuildRow {
                 .transpose()?,
             created_at: self.created_at,
             journal_head: self.journal_head,
+            retry_of: self.retry_of.map(BuildId),
+            retried_by: self.retried_by.map(BuildId),
             attempts,
         })
     }

@@ -257,7 +257,7 @@ async fn one_key_makes_one_build_whoever_asks_at_once(pool: PgPool) {
         .await
         .expect("answers");
     assert!(matches!(other, CreateOutcome::KeyReused));
-    let all = store::builds::list(&pool, &store::builds::Filter::default(), None, 100)
+    let all = store::listing::list(&pool, &store::listing::Filter::default(), None, 100)
         .await
         .expect("lists");
     assert_eq!(all.len(), 1);

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use axum::{Json, extract::State};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -15,41 +16,69 @@ use crate::{
         project::{ProjectName, Scope},
         spec::{
             Invalid,
-            reader::{Object, Reported},
+            reader::{Field, Object, Reported},
         },
         state::StateName,
+        term::{ImageTerm, LabelTerm, RefTerm, Term},
     },
     http::{
         auth::Caller,
         error::{ApiError, Missing},
         problem::Problem,
-        query::{Number, Parameters, Query},
+        query::{Number, Parameters, Query, Time, each},
         state::App,
     },
-    store::builds::{self, Filter},
+    store::listing::{self, Filter},
 };
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: i64 = 200;
 
+/// Most labels that one request may ask for.
+const MAX_LABELS: usize = 16;
+
 pub(in crate::http) struct Params {
     project: Option<ProjectName>,
-    state: Option<StateName>,
+    states: Vec<StateName>,
+    terms: Vec<Term>,
+    created_after: Option<DateTime<Utc>>,
+    created_before: Option<DateTime<Utc>>,
     cursor: Option<Cursor>,
     limit: u32,
 }
 
 impl Parameters for Params {
+    const REPEATABLE: &'static [&'static str] = &["state", "label"];
+
     fn read(query: &Object<'_>) -> Result<Self, Reported> {
         let project = query.field("project").parse();
-        let state = query
-            .field("state")
-            .one_of(&StateName::ALL.map(|state| (state.as_str(), state)));
+        let states = each(&query.field("state"), |state| {
+            state.one_of(&StateName::ALL.map(|state| (state.as_str(), state)))
+        });
+        let reference = query.field("ref").parse::<RefTerm>();
+        let image = query.field("image").parse::<ImageTerm>();
+        let labels_field = query.field("label");
+        let labels = each(&labels_field, Field::parse::<LabelTerm>).and_then(|labels| {
+            if labels.len() > MAX_LABELS {
+                return Err(labels_field.report(format!("expected at most {MAX_LABELS} labels")));
+            }
+            Ok(labels)
+        });
+        let created_after = query.field("created_after").parse::<Time>();
+        let created_before = query.field("created_before").parse::<Time>();
         let cursor = query.field("cursor").parse();
         let limit = query.field("limit").parse::<Number<1, MAX_LIMIT>>();
+        let (image, labels, reference) = (image?, labels?, reference?);
+        // The first one is searched by: those that fewer builds have come first.
+        let image = image.map(|ImageTerm(term)| term);
+        let labels = labels.into_iter().map(|LabelTerm(term)| term);
+        let reference = reference.map(|RefTerm(term)| term);
         Ok(Self {
             project: project?,
-            state: state?,
+            states: states?,
+            terms: image.into_iter().chain(labels).chain(reference).collect(),
+            created_after: created_after?.map(|Time(time)| time),
+            created_before: created_before?.map(|Time(time)| time),
             cursor: cursor?,
             limit: limit?
                 .and_then(|Number(limit)| u32::try_from(limit).ok())
@@ -92,13 +121,18 @@ pub(in crate::http) struct BuildList {
 
 /// List builds, newest first.
 ///
-/// A token sees its own project; one with the scope `admin` sees all. Pages are cut by a cursor, so that builds which
+/// A token sees its own project; one with the scope `admin` sees all. What is listed fits every filter that is given. Pages are cut by a cursor, so that builds which
 /// arrive in between neither repeat nor hide others.
 #[utoipa::path(
     get, path = "/v1/builds", tag = "builds", operation_id = "listBuilds",
     params(
         ("project" = Option<String>, Query, description = "Only of this project"),
-        ("state" = Option<StateName>, Query, description = "Only in this state"),
+        ("state" = Option<Vec<StateName>>, Query, description = "Only in this state; give it several times for several"),
+        ("ref" = Option<String>, Query, description = "Only of this git ref, as the request named it"),
+        ("image" = Option<String>, Query, description = "Only for this image; without a tag, for any tag of it"),
+        ("label" = Option<Vec<String>>, Query, description = "Only with this label: `key=value`, or `key` for any value. Given several times, with all of them"),
+        ("created_after" = Option<DateTime<Utc>>, Query, description = "Only accepted after this time"),
+        ("created_before" = Option<DateTime<Utc>>, Query, description = "Only accepted before this time"),
         ("cursor" = Option<String>, Query, description = "The `next` of the page before"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Builds on a page; 50 when absent"),
     ),
@@ -121,10 +155,13 @@ pub(in crate::http) async fn list(
     };
     let filter = Filter {
         project,
-        state: params.state,
+        states: params.states,
+        terms: params.terms,
+        created_after: params.created_after,
+        created_before: params.created_before,
     };
     // One more than fits tells whether there is a next page.
-    let mut found = builds::list(&app.pool, &filter, params.cursor.map(|Cursor(id)| id), params.limit + 1).await?;
+    let mut found = listing::list(&app.pool, &filter, params.cursor.map(|Cursor(id)| id), params.limit + 1).await?;
     let page = usize::try_from(params.limit).unwrap_or(usize::MAX);
     let more = found.len() > page;
     found.truncate(page);

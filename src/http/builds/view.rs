@@ -9,6 +9,7 @@ use crate::{
     domain::{
         build::{Attempt, Build},
         failure::{Failure, FailureCode},
+        id::BuildId,
         project::ProjectName,
         spec::{BuildSpec, CommitId, Digest, ImageRef, Resources},
         state::{BuildState, StateName},
@@ -37,6 +38,10 @@ pub(in crate::http) struct BuildView {
     /// The image's names.
     #[schema(value_type = Vec<String>, example = json!(["registry.example/team/app:1"]))]
     images: Vec<ImageRef>,
+    /// The build that this one repeats, made by `POST /v1/builds/{id}/retry`.
+    retry_of: Option<Uuid>,
+    /// The latest build that repeats this one.
+    retried_by: Option<Uuid>,
     /// What was tried, in order.
     attempts: Vec<AttemptView>,
     /// When it was accepted.
@@ -97,6 +102,10 @@ struct Links {
     logs: String,
     /// Stops it.
     cancel: String,
+    /// Builds the same again, once it is over.
+    retry: String,
+    /// What it waits for.
+    queue: String,
 }
 
 impl BuildView {
@@ -132,6 +141,8 @@ impl BuildView {
             spec: build.spec,
             commit: build.commit,
             digest,
+            retry_of: build.retry_of.map(|BuildId(id)| id),
+            retried_by: build.retried_by.map(|BuildId(id)| id),
             attempts: build.attempts.into_iter().map(AttemptView::from).collect(),
             created_at: build.created_at,
             started_at,
@@ -140,6 +151,8 @@ impl BuildView {
                 events: format!("{this}/events"),
                 logs: format!("{this}/logs"),
                 cancel: format!("{this}/cancel"),
+                retry: format!("{this}/retry"),
+                queue: format!("{this}/queue"),
                 this,
             },
         }

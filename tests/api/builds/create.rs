@@ -31,9 +31,11 @@ async fn a_build_is_accepted_and_queued(pool: PgPool) {
                 "annotations": {},
             },
             "commit": null, "digest": null, "images": ["registry.example/team/app:1"], "attempts": [],
+            "retry_of": null, "retried_by": null,
             "created_at": created_at, "started_at": null, "finished_at": null,
             "links": {"self": this, "events": format!("{this}/events"), "logs": format!("{this}/logs"),
-                      "cancel": format!("{this}/cancel")},
+                      "cancel": format!("{this}/cancel"),
+                      "retry": format!("{this}/retry"), "queue": format!("{this}/queue")},
         })
     );
     // The dispatcher of this replica hears of it at once.

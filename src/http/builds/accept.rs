@@ -1,0 +1,103 @@
+//! What creating a build and building one again have in common: the caller's key, storing, and the answer.
+
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::view::BuildView;
+use crate::{
+    domain::{build::Build, project::ProjectName, spec::reader::FieldError},
+    http::{error::ApiError, state::App},
+    store::builds::{self, CreateOutcome, IdempotencyKey, NewBuild},
+};
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// Stores a build and tells the rest of the installation: 201 with the build, or 200 when the key was used before.
+pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>) -> Result<Response, ApiError> {
+    let project = new.project.clone();
+    match builds::create(&app.pool, new, key).await? {
+        CreateOutcome::Created(build) => {
+            app.signals.queued();
+            app.announce(build.id, build.journal_head);
+            Ok(answer(StatusCode::CREATED, build, app))
+        }
+        CreateOutcome::Replayed(build) => {
+            let mut response = answer(StatusCode::OK, build, app);
+            response
+                .headers_mut()
+                .insert(REPLAYED, HeaderValue::from_static("true"));
+            Ok(response)
+        }
+        CreateOutcome::KeyReused => Err(ApiError::IdempotencyKeyReused),
+        CreateOutcome::InFlight => Err(ApiError::IdempotencyKeyInFlight),
+        CreateOutcome::UnknownProject => Err(unknown_project(&project)),
+    }
+}
+
+fn answer(status: StatusCode, build: Build, app: &App) -> Response {
+    let view = BuildView::new(build, app);
+    let location = HeaderValue::from_str(view.location());
+    let mut response = (status, Json(view)).into_response();
+    // A URL is ASCII.
+    if let Ok(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// A project that isn't there and one that is another's look the same.
+pub(super) fn unknown_project(project: &ProjectName) -> ApiError {
+    ApiError::InvalidBody(vec![FieldError {
+        pointer: "/project".to_owned(),
+        detail: format!(
+            "there is no project `{project}` for this token: leave it out for the token's own, or see `GET /v1/projects`"
+        ),
+    }])
+}
+
+/// The caller's promise that requests under the same key are the same request.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let invalid = ApiError::InvalidHeader {
+        name: "Idempotency-Key",
+        detail: "expected 1 to 255 visible ASCII characters, once",
+    };
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => match value.to_str() {
+            Ok(key) if (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()) => {
+                Ok(Some(key.to_owned()))
+            }
+            _ => Err(invalid),
+        },
+        (Some(_), Some(_)) => Err(invalid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_short_and_plain() {
+        let read = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(
+                    IDEMPOTENCY_KEY,
+                    HeaderValue::from_bytes(value.as_bytes()).expect("a header value"),
+                );
+            }
+            idempotency_key(&headers).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&["abc-1"]), Ok(Some("abc-1".to_owned())));
+        for bad in [&[""][..], &["a b"], &["é"], &["a", "a"], &["x".repeat(256).as_str()]] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
+}

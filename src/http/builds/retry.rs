@@ -1,0 +1,68 @@
+//! `POST /v1/builds/{id}/retry`.
+
+use axum::{extract::State, http::HeaderMap, response::Response};
+use sha2::{Digest as _, Sha256};
+
+use super::{accept, view::BuildView};
+use crate::{
+    domain::{id::BuildId, project::Scope},
+    http::{auth::Caller, error::ApiError, path::BuildPath, problem::Problem, state::App},
+    store::builds::{self, IdempotencyKey, NewBuild, Retry},
+};
+
+/// Build the same again.
+///
+/// Makes a new build with the specification of one that is over, whatever its end was. Where the old build got as far
+/// as knowing its commit, the new one builds that same commit, even if its ref has moved on since; to build what the
+/// ref means now, create a build. The two name each other in `retry_of` and `retried_by`; a build can be retried more
+/// than once, and then names the latest.
+#[utoipa::path(
+    post, path = "/v1/builds/{id}/retry", tag = "builds", operation_id = "retryBuild",
+    params(
+        ("id" = Uuid, Path, description = "The build to repeat"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters that stand for this request within the project"),
+    ),
+    responses(
+        (status = 201, description = "The new build, queued", body = BuildView, headers(("Location", description = "The new build"))),
+        (status = 200, description = "The key was used for the same request before: that build, with `Idempotency-Replayed: true`", body = BuildView),
+        (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The build is not over, or a request with the same key is being carried out", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The key was used for another request", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(in crate::http) async fn retry(
+    State(app): State<App>,
+    caller: Caller,
+    BuildPath(id): BuildPath,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let old = caller.own(builds::get(&app.pool, id).await?)?;
+    caller.require(Scope::BuildsWrite)?;
+    let key = accept::idempotency_key(&headers)?.map(|key| IdempotencyKey {
+        key,
+        body_hash: fingerprint(id),
+    });
+    if !old.state.name().is_terminal() {
+        return Err(ApiError::BuildNotFinished(old.state.name()));
+    }
+    let new = NewBuild {
+        id: BuildId::new(),
+        project: old.project,
+        spec: old.spec,
+        created_at: app.clock.now(),
+        retry: Some(Retry {
+            of: id,
+            commit: old.commit,
+        }),
+    };
+    accept::store(&app, new, key).await
+}
+
+/// What makes two requests the same: the build that is to be repeated. No body of `POST /v1/builds` gives this hash.
+fn fingerprint(id: BuildId) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update("retry");
+    hash.update([0]);
+    hash.update(id.0);
+    hash.finalize().into()
+}
