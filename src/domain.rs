@@ -7,6 +7,7 @@ pub mod event;
 pub mod failure;
 pub mod id;
 pub mod project;
+pub mod secret;
 pub mod spec;
 pub mod state;
 pub mod term;

@@ -2,12 +2,13 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use lexopt::{Arg, Parser};
+use lexopt::{Arg, Parser, ValueExt as _};
 
 pub(crate) const USAGE: &str = "\
 usage: kiln-agent install DIR
        kiln-agent source --plan FILE --report FILE [--log FILE] [--install DIR]
-       kiln-agent run    --plan FILE --report FILE [--log FILE]";
+       kiln-agent run    --plan FILE --report FILE [--log FILE]
+       kiln-agent credential --for URL --username FILE --password FILE get|store|erase";
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +21,21 @@ pub(crate) enum Action {
     Install { folder: PathBuf },
     /// Carry out one step of a plan.
     Step(Order),
+    /// Answer git, which asks how to log in.
+    Credential(Login),
+}
+
+/// What git may be told, and about which server.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Login {
+    /// Scheme and host, as in `https://git.example:8443`.
+    pub(crate) server: String,
+    /// File that holds the user's name.
+    pub(crate) username: PathBuf,
+    /// File that holds the password.
+    pub(crate) password: PathBuf,
+    /// What git wants: `get`, or else to tell how it went.
+    pub(crate) verb: String,
 }
 
 /// One step of a plan.
@@ -60,6 +76,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, 
         Some("install") => install(&mut parser),
         Some("source") => step(&mut parser, Step::Source),
         Some("run") => step(&mut parser, Step::Run),
+        Some("credential") => credential(&mut parser),
         _ => Err(format!("unknown verb {}", verb.display()).into()),
     }
 }
@@ -94,6 +111,25 @@ fn step(parser: &mut Parser, step: Step) -> Result<Action, lexopt::Error> {
         report: report.ok_or("expected --report FILE")?,
         log,
         install,
+    }))
+}
+
+fn credential(parser: &mut Parser) -> Result<Action, lexopt::Error> {
+    let (mut server, mut username, mut password, mut verb) = (None, None, None, None);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Arg::Long("for") => server = Some(parser.value()?.string()?),
+            Arg::Long("username") => username = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("password") => password = Some(PathBuf::from(parser.value()?)),
+            Arg::Value(value) if verb.is_none() => verb = Some(value.string()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Action::Credential(Login {
+        server: server.ok_or("expected --for URL")?,
+        username: username.ok_or("expected --username FILE")?,
+        password: password.ok_or("expected --password FILE")?,
+        verb: verb.ok_or("expected get, store or erase")?,
     }))
 }
 
@@ -134,6 +170,15 @@ mod tests {
                 install: None,
             }))
         );
+        assert_eq!(
+            parsed("credential --for https://git.example --username u --password p get"),
+            Ok(Action::Credential(Login {
+                server: "https://git.example".to_owned(),
+                username: PathBuf::from("u"),
+                password: PathBuf::from("p"),
+                verb: "get".to_owned(),
+            }))
+        );
         assert_eq!(parsed("--help"), Ok(Action::Help));
         assert_eq!(parsed("-V"), Ok(Action::Version));
     }
@@ -150,6 +195,8 @@ mod tests {
             ("source --plan p --report r extra", "extra"),
             ("source --plan", "--plan"),
             ("run --plan p --report r --install /x", "--install"),
+            ("credential --for x --username u get", "--password"),
+            ("credential --for x --username u --password p", "get"),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.contains(named), "{line:?}: {error}");

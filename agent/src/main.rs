@@ -2,6 +2,7 @@
 
 mod args;
 mod capture;
+mod credential;
 mod install;
 mod process;
 mod run;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             }
         },
         Ok(Action::Step(order)) => step::carry_out(&order),
+        Ok(Action::Credential(login)) => credential::answer(&login),
         Err(error) => {
             eprintln!("kiln-agent: {error}\n{}", args::USAGE);
             ExitCode::from(2)

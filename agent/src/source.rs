@@ -28,12 +28,14 @@ pub(crate) fn carry_out(plan: &SourcePlan, supervisor: &mut Supervisor, sink: &A
             reference,
             commit,
             submodules,
+            credentials,
         } => {
             let request = git::Request {
                 url,
                 reference: reference.as_deref(),
                 commit: commit.as_deref(),
                 submodules: *submodules,
+                credentials: credentials.as_ref(),
             };
             Some(git::fetch(&request, &plan.into, supervisor, sink)?)
         }

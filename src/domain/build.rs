@@ -6,6 +6,7 @@ use super::{
     failure::Failure,
     id::{AttemptId, BuildId},
     project::ProjectName,
+    secret::Credentials,
     spec::{BuildSpec, CommitId, Resources},
     state::{BuildState, StateName},
 };
@@ -69,4 +70,6 @@ pub struct Assignment {
     pub spec: BuildSpec,
     /// The commit that an earlier attempt found; wins over the spec's ref.
     pub commit: Option<CommitId>,
+    /// The secrets that the specification names, decrypted.
+    pub credentials: Credentials,
 }

@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::secret::{SecretMountId, SecretName};
+
 pub use self::{
     image::{Digest, ImageRef},
     limits::Limits,
@@ -92,6 +94,16 @@ pub struct BuildSpec {
     pub images: Vec<ImageRef>,
     /// Whether to push the image under all its names.
     pub push: bool,
+    /// Secrets with the credentials for registries.
+    #[serde(default)]
+    pub registry_credentials: Vec<SecretName>,
+    /// What the Dockerfile mounts by `RUN --mount=type=secret`: its id → the secret's name.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub secrets: BTreeMap<SecretMountId, SecretName>,
+    /// Secret with the key that the Dockerfile gets by `RUN --mount=type=ssh`.
+    #[serde(default)]
+    pub ssh: Option<SecretName>,
     /// The program that makes the image.
     pub builder: Builder,
     /// What the build may use.

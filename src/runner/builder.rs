@@ -6,6 +6,7 @@
 
 pub mod buildah;
 pub mod buildkit;
+pub mod credentials;
 mod failure;
 
 use std::path::Path;
@@ -32,6 +33,10 @@ pub struct Env<'a> {
     pub scratch: &'a Path,
     /// Folder for the builder's layers; this attempt's alone.
     pub storage: &'a Path,
+    /// Folder that holds the credentials of the source step, where there are any.
+    pub source_credentials: &'a Path,
+    /// Folder that holds the credentials of the build step, where there are any.
+    pub build_credentials: &'a Path,
     /// How buildah keeps its layers.
     pub storage_driver: StorageDriver,
     /// Seconds that processes get between SIGTERM and SIGKILL.
@@ -48,11 +53,13 @@ pub fn plan(assignment: &Assignment, env: &Env<'_>) -> Plan {
             commit,
             submodules,
             subdir: _,
+            credentials: _,
         } => SourceKind::Git {
             url: url.as_str().to_owned(),
             reference: reference.as_ref().map(ToString::to_string),
             commit: assignment.commit.as_ref().or(commit.as_ref()).map(ToString::to_string),
             submodules: *submodules,
+            credentials: credentials::source(assignment.credentials.source.as_ref(), env.source_credentials),
         },
         Source::Inline { files } => SourceKind::Inline {
             files: files
@@ -121,6 +128,7 @@ pub(super) mod tests {
     use super::*;
     use crate::domain::{
         id::{AttemptId, BuildId},
+        secret::Credentials,
         spec::{CpuMillis, MemoryBytes, Resources},
     };
 
@@ -132,6 +140,7 @@ pub(super) mod tests {
                 commit: None,
                 subdir: "svc/api".parse().unwrap(),
                 submodules: true,
+                credentials: None,
             },
             dockerfile: "docker/Dockerfile".parse().unwrap(),
             template: None,
@@ -148,6 +157,9 @@ pub(super) mod tests {
                 "docker.io/team/app".parse().unwrap(),
             ],
             push: true,
+            registry_credentials: vec![],
+            secrets: [].into(),
+            ssh: None,
             builder,
             resources: Resources {
                 cpu: CpuMillis(2000),
@@ -169,6 +181,7 @@ pub(super) mod tests {
             project: "default".parse().unwrap(),
             spec: spec(builder),
             commit: None,
+            credentials: Credentials::default(),
         }
     }
 
@@ -192,6 +205,8 @@ pub(super) mod tests {
             source: Path::new("/kiln/source/tree"),
             scratch: Path::new("/kiln/scratch"),
             storage: Path::new("/kiln/storage"),
+            source_credentials: Path::new("/kiln/credentials/source"),
+            build_credentials: Path::new("/kiln/credentials/build"),
             storage_driver: StorageDriver::Vfs,
             grace_seconds: 5,
         }

@@ -261,6 +261,8 @@ impl Shared {
                 source: &folder.source(),
                 scratch: &folder.scratch(),
                 storage: &folder.storage(),
+                source_credentials: &folder.credentials(StepName::Source),
+                build_credentials: &folder.credentials(StepName::Build),
                 storage_driver: StorageDriver::Vfs,
                 grace_seconds: self.grace_seconds,
             },

@@ -9,6 +9,7 @@ use super::{Error, Lease, journal::LogCursor, rows::Place};
 use crate::domain::{
     build::Assignment,
     id::{AttemptId, BuildId, ReplicaId},
+    secret::Credentials,
     state::{BuildState, StateName},
 };
 
@@ -81,6 +82,8 @@ impl ClaimedRow {
                     .as_deref()
                     .map(|commit| place.parse("commit", commit))
                     .transpose()?,
+                // Decrypted when they are needed.
+                credentials: Credentials::default(),
             },
             state,
             cursor: place.json("log_cursor", self.log_cursor)?,

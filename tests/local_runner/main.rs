@@ -15,6 +15,7 @@ use kiln::{
         event::StepName,
         failure::FailureCode,
         id::{AttemptId, BuildId},
+        secret::Credentials,
     },
     runner::{
         LaunchError, LogEnd, LogPosition, Observation, Outcome, Readiness, Runner,
@@ -64,6 +65,7 @@ fn assignment(source: &Value) -> Assignment {
         project: "default".parse().expect("valid"),
         spec: serde_json::from_value(spec).expect("valid"),
         commit: None,
+        credentials: Credentials::default(),
     }
 }
 

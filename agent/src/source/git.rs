@@ -1,15 +1,20 @@
 //! Fetching a commit with `git`, with as little traffic as the server allows. Everything is an argument vector; the
 //! repository's content and the host's configuration get no say in what git runs.
 
+mod access;
 mod command;
 mod refusal;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use kiln_agent::wire::report::{Exit, Problem, ProblemKind};
+use kiln_agent::wire::{
+    plan::SourceCredentials,
+    report::{Exit, Problem, ProblemKind},
+};
 use nix::sys::signal::Signal;
 
 use crate::{capture::sink::Sink, process::Supervisor, step::Failure};
+use access::Access;
 use command::Git;
 use refusal::{Cause, Refusal};
 
@@ -29,6 +34,7 @@ pub(super) struct Request<'a> {
     pub(super) reference: Option<&'a str>,
     pub(super) commit: Option<&'a str>,
     pub(super) submodules: bool,
+    pub(super) credentials: Option<&'a SourceCredentials>,
 }
 
 /// Checks the commit out into an empty folder and returns its full id.
@@ -42,7 +48,7 @@ pub(super) fn fetch(
     let mut checkout = Checkout {
         request,
         into,
-        git: Git::new(into, supervisor, sink),
+        git: Git::new(into, Access::new(request.url, request.credentials)?, supervisor, sink),
     };
     checkout.carry_out()
 }

@@ -46,11 +46,34 @@ pub enum SourceKind {
         commit: Option<String>,
         /// Whether to fetch submodules too.
         submodules: bool,
+        /// What opens the repository, and its submodules on the same host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credentials: Option<SourceCredentials>,
     },
     /// Files that came with the request.
     Inline {
         /// Relative path → content in standard base64.
         files: BTreeMap<String, String>,
+    },
+}
+
+/// Files with what opens a source. Nothing secret stands in the plan itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum SourceCredentials {
+    /// For http and https. The files hold one line each, without a line end.
+    Password {
+        /// Absolute path of the user's name.
+        username: PathBuf,
+        /// Absolute path of the password or token.
+        password: PathBuf,
+    },
+    /// For ssh.
+    Ssh {
+        /// Absolute path of the private key.
+        key: PathBuf,
+        /// Absolute path of the host keys to trust, in the form of `known_hosts`.
+        known_hosts: PathBuf,
     },
 }
 

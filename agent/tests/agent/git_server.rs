@@ -30,7 +30,14 @@ struct State {
     /// Requests to `/flaky/…` that are still to fail.
     failures: AtomicU32,
     requests: Mutex<Vec<String>>,
+    /// What `Authorization` headers held.
+    logins: Mutex<Vec<String>>,
+    /// Where requests to `/moved/…` are sent.
+    moved_to: Mutex<String>,
 }
+
+/// What `/private/…` wants: user `ann`, password `p:a ss`.
+const LOGIN: &str = "Basic YW5uOnA6YSBzcw==";
 
 struct Request {
     method: String,
@@ -49,6 +56,8 @@ impl GitServer {
             closing: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             requests: Mutex::default(),
+            logins: Mutex::default(),
+            moved_to: Mutex::default(),
         });
         let shared = Arc::clone(&state);
         thread::spawn(move || {
@@ -81,6 +90,16 @@ impl GitServer {
     /// Paths asked for so far.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.state.requests.lock().unwrap().clone()
+    }
+
+    /// What was sent to log in with so far.
+    pub(crate) fn logins(&self) -> Vec<String> {
+        self.state.logins.lock().unwrap().clone()
+    }
+
+    /// Sends requests to `/moved/…` on to this URL.
+    pub(crate) fn move_to(&self, url: &str) {
+        url.clone_into(&mut self.state.moved_to.lock().unwrap());
     }
 
     /// Makes a repository with one commit on `main` that holds a Dockerfile.
@@ -180,11 +199,24 @@ fn serve(state: &State, stream: &TcpStream) -> io::Result<()> {
         return Ok(());
     };
     state.requests.lock().unwrap().push(request.path.clone());
+    state
+        .logins
+        .lock()
+        .unwrap()
+        .extend(request.headers.get("authorization").cloned());
     let (folder, rest) = request.path.trim_start_matches('/').split_once('/').unwrap_or(("", ""));
     let rest = format!("/{rest}");
     let answer =
         |status: &str, body: &str| format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n{body}").into_bytes();
     let response = match folder {
+        "private" if request.headers.get("authorization").map(String::as_str) == Some(LOGIN) => {
+            request.path = rest;
+            backend(state, &request)?
+        }
+        "moved" => {
+            let location = format!("{}{rest}?{}", state.moved_to.lock().unwrap(), request.query);
+            answer(&format!("302 Found\r\nLocation: {location}"), "")
+        }
         "private" => answer("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"git\"", ""),
         "forbidden" => answer("403 Forbidden", ""),
         "web" => answer("200 OK\r\nContent-Type: text/html", "<!doctype html>\n<h1>Hello</h1>\n"),

@@ -7,6 +7,7 @@
 
 mod git_server;
 mod install;
+mod login;
 mod output;
 mod run;
 mod service;

@@ -29,6 +29,7 @@ fn from(url: &str, reference: Option<&str>, commit: Option<&str>) -> SourceKind 
         reference: reference.map(str::to_owned),
         commit: commit.map(str::to_owned),
         submodules: false,
+        credentials: None,
     }
 }
 
@@ -303,6 +304,7 @@ fn with_submodules(bench: &Bench, url: &str) -> SourcePlan {
         reference: None,
         commit: None,
         submodules: true,
+        credentials: None,
     })
 }
 

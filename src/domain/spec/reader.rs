@@ -65,12 +65,7 @@ pub struct Object<'a> {
 impl<'a> Object<'a> {
     /// Begins with the whole document.
     pub fn document(value: &'a Value, errors: &'a Errors) -> Result<Self, Reported> {
-        Field {
-            pointer: String::new(),
-            value: Some(value),
-            errors,
-        }
-        .object()
+        Field::document(value, errors).object()
     }
 
     /// Where the object is.
@@ -118,6 +113,15 @@ pub struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
+    /// A whole document.
+    pub const fn document(value: &'a Value, errors: &'a Errors) -> Self {
+        Self {
+            pointer: String::new(),
+            value: Some(value),
+            errors,
+        }
+    }
+
     /// Where the field is, or would be.
     pub fn pointer(&self) -> &str {
         &self.pointer

@@ -10,7 +10,10 @@ use super::{
     LabelKey, LabelValue, Limits, Platform, RelPath, Resources, Source, TemplateVars,
     reader::{Errors, Field, FieldError, Object, Reported},
 };
-use crate::domain::project::ProjectName;
+use crate::domain::{
+    project::ProjectName,
+    secret::{self, SecretMountId, SecretName},
+};
 
 /// A request that can be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,9 +51,9 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
     let push = root.field("push").boolean().map(|push| push.unwrap_or(true));
     // Whoever sends a bad `push` gets no second error about `images`.
     let images = images(&root.field("images"), limits, push.unwrap_or(false));
-    let registry_credentials = root.field("registry_credentials").refuse(
-        "not supported by this version of Kiln: the operator configures the credentials for registries; leave this out",
-    );
+    let registry_credentials = registry_credentials(&root.field("registry_credentials"));
+    let secrets = secrets(&root.field("secrets"));
+    let ssh = root.field("ssh").parse();
     let cache = root
         .field("cache")
         .refuse("not supported by this version of Kiln: builds start without a cache; leave this out");
@@ -61,7 +64,6 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
     let annotations = annotations(&root.field("annotations"), limits);
     root.finish();
 
-    registry_credentials?;
     cache?;
     let (source, dockerfile) = (source?, dockerfile?);
     Ok(BuildRequest {
@@ -76,6 +78,9 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
             labels: labels?,
             images: images?,
             push: push?,
+            registry_credentials: registry_credentials?,
+            secrets: secrets?,
+            ssh: ssh?,
             builder: builder?,
             resources: resources?,
             timeout_seconds: timeout_seconds?,
@@ -130,16 +135,14 @@ fn git(source: &Object<'_>) -> Result<Source, Reported> {
     let commit = source.field("commit").parse::<CommitId>();
     let subdir = source.field("subdir").parse::<RelPath>();
     let submodules = source.field("submodules").boolean();
-    let credentials = source.field("credentials").refuse(
-        "not supported by this version of Kiln: only repositories that can be read without credentials; leave this out",
-    );
-    credentials?;
+    let credentials = source.field("credentials").parse::<SecretName>();
     Ok(Source::Git {
         url: url?,
         reference: reference?,
         commit: commit?,
         subdir: subdir?.unwrap_or_else(RelPath::root),
         submodules: submodules?.unwrap_or(false),
+        credentials: credentials?,
     })
 }
 
@@ -293,6 +296,37 @@ fn images(field: &Field<'_>, limits: &Limits, required: bool) -> Result<Vec<Imag
         }
     }
     result.map(|()| images)
+}
+
+/// One name, or a list of them.
+fn registry_credentials(field: &Field<'_>) -> Result<Vec<SecretName>, Reported> {
+    const MAX: usize = secret::Limits::REGISTRIES;
+    match field.value() {
+        None => return Ok(Vec::new()),
+        Some(Value::String(_)) => return Ok(field.parse()?.into_iter().collect()),
+        Some(Value::Array(_)) => {}
+        Some(_) => {
+            return Err(field.report("expected the name of a secret of kind `registry`, or a list of such names"));
+        }
+    }
+    let elements = field.elements()?.unwrap_or_default();
+    let mut result = Ok(());
+    if elements.len() > MAX {
+        result = Err(field.report(format!("expected at most {MAX} names, got {}", elements.len())));
+    }
+    let mut names = Vec::new();
+    for element in elements {
+        match element.required::<SecretName>() {
+            Ok(name) if !names.contains(&name) => names.push(name),
+            Ok(name) => result = Err(element.report(format!("`{name}` is there twice: give each name once"))),
+            Err(reported) => result = Err(reported),
+        }
+    }
+    result.map(|()| names)
+}
+
+fn secrets(field: &Field<'_>) -> Result<BTreeMap<SecretMountId, SecretName>, Reported> {
+    texts(field, secret::Limits::MOUNTS)
 }
 
 fn builder(field: &Field<'_>, limits: &Limits) -> Result<Builder, Reported> {

@@ -7,6 +7,7 @@ use url::Url;
 use utoipa::ToSchema;
 
 use super::{Invalid, text::checked_text};
+use crate::domain::secret::SecretName;
 
 /// The source of a build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -25,6 +26,9 @@ pub enum Source {
         subdir: RelPath,
         /// Whether to fetch submodules.
         submodules: bool,
+        /// Secret that opens the repository.
+        #[serde(default)]
+        credentials: Option<SecretName>,
     },
     /// Files that came with the request.
     Inline {
@@ -34,6 +38,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// The secret that opens it.
+    pub const fn credentials(&self) -> Option<&SecretName> {
+        match self {
+            Self::Git { credentials, .. } => credentials.as_ref(),
+            Self::Inline { .. } => None,
+        }
+    }
+
     /// The ref that the list of builds can be filtered by.
     pub const fn reference(&self) -> Option<&GitRef> {
         match self {
@@ -64,6 +76,11 @@ impl GitUrl {
     /// The URL as text.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
+    }
+
+    /// Whether it is reached by ssh.
+    pub fn is_ssh(&self) -> bool {
+        self.0.scheme() == "ssh"
     }
 }
 

@@ -21,7 +21,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 
-use self::containers::{SCRATCH_DIR, STORAGE_DIR, USER, build_container, init_containers, seccomp, volumes};
+use self::containers::{
+    BUILD_CREDENTIALS_DIR, SCRATCH_DIR, SOURCE_CREDENTIALS_DIR, STORAGE_DIR, USER, build_container, init_containers,
+    seccomp, volumes,
+};
 use super::config::Config;
 use crate::{
     domain::{
@@ -184,6 +187,8 @@ fn plan(config: &Config, registries: &[Registry], assignment: &Assignment) -> Re
             source: Path::new("/kiln/source/tree"),
             scratch: Path::new(SCRATCH_DIR),
             storage: Path::new(STORAGE_DIR),
+            source_credentials: Path::new(SOURCE_CREDENTIALS_DIR),
+            build_credentials: Path::new(BUILD_CREDENTIALS_DIR),
             // Overlay mounts need more than an ordinary container may.
             storage_driver: StorageDriver::Vfs,
             grace_seconds: config.stop_grace_seconds,

@@ -68,6 +68,11 @@ impl Folder {
         self.path.join("storage")
     }
 
+    /// What a step is to log in with.
+    pub(super) fn credentials(&self, step: StepName) -> PathBuf {
+        self.path.join("credentials").join(step.as_str())
+    }
+
     /// The processes' own folders, in place of the user's: (environment variable, folder).
     pub(super) fn homes(&self) -> [(&'static str, PathBuf); 3] {
         [("HOME", "home"), ("TMPDIR", "tmp"), ("XDG_RUNTIME_DIR", "run")]

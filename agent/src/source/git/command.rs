@@ -4,6 +4,7 @@ use std::{env, io, path::Path, process::Command, sync::Arc, time::Duration};
 
 use kiln_agent::wire::report::Exit;
 
+use super::access::Access;
 use crate::{
     capture::{kept::SharedKept, reader::Target, sink::Sink},
     process::Supervisor,
@@ -49,12 +50,10 @@ const SETTINGS: [(&str, &str); 9] = [
     ("safe.directory", "*"),
 ];
 
-/// How ssh is run: it may not ask anybody anything. No part of it comes from outside.
-const SSH: &str = "ssh -oBatchMode=yes -oConnectTimeout=30";
-
 /// Runs git commands in one folder.
 pub(super) struct Git<'a> {
     folder: &'a Path,
+    access: Access,
     supervisor: &'a mut Supervisor,
     sink: &'a Arc<Sink>,
     last_exit: Exit,
@@ -75,9 +74,15 @@ impl Ran {
 }
 
 impl<'a> Git<'a> {
-    pub(super) const fn new(folder: &'a Path, supervisor: &'a mut Supervisor, sink: &'a Arc<Sink>) -> Self {
+    pub(super) const fn new(
+        folder: &'a Path,
+        access: Access,
+        supervisor: &'a mut Supervisor,
+        sink: &'a Arc<Sink>,
+    ) -> Self {
         Self {
             folder,
+            access,
             supervisor,
             sink,
             last_exit: Exit::Code(1),
@@ -152,14 +157,23 @@ impl<'a> Git<'a> {
             .env("GIT_ALLOW_PROTOCOL", "http:https:ssh")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_SSH_COMMAND", SSH)
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_CONFIG_COUNT", SETTINGS.len().to_string());
-        for (at, (key, value)) in SETTINGS.iter().enumerate() {
+            .env("GIT_SSH_COMMAND", &self.access.ssh)
+            .env("GIT_TERMINAL_PROMPT", "0");
+        let settings = SETTINGS.into_iter();
+        let settings = settings.chain(
+            self.access
+                .helper
+                .iter()
+                .map(|(key, value)| (key.as_str(), value.as_str())),
+        );
+        let mut count = 0;
+        for (at, (key, value)) in settings.enumerate() {
+            count = at + 1;
             command
                 .env(format!("GIT_CONFIG_KEY_{at}"), key)
                 .env(format!("GIT_CONFIG_VALUE_{at}"), value);
         }
+        command.env("GIT_CONFIG_COUNT", count.to_string());
         command
     }
 }

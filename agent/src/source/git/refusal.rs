@@ -192,15 +192,25 @@ impl Refusal {
     pub(super) fn message(&self, request: &Request<'_>) -> String {
         let url = request.url;
         let said = self.said();
+        let logged_in = request.credentials.is_some();
         match self.cause {
+            Cause::RepositoryNotFound if logged_in => format!(
+                "There is no repository at {url}, or it is hidden from the login in `source.credentials`; check `source.url` and what the login may read{said}"
+            ),
             Cause::RepositoryNotFound => format!(
-                "There is no repository at {url}, or it is hidden from who isn't logged in; check `source.url`{said}"
+                "There is no repository at {url}, or it is hidden from who isn't logged in; check `source.url`, or name a secret in `source.credentials`{said}"
+            ),
+            Cause::AuthenticationRequired if logged_in => format!(
+                "{url} refuses the login in `source.credentials`; check the secret's data, and that the login may read the repository{said}"
             ),
             Cause::AuthenticationRequired => format!(
-                "{url} wants a login or refuses access; check `source.url`, or make the repository readable for this service{said}"
+                "{url} wants a login or refuses access; check `source.url`, or name a secret of kind `git` in `source.credentials`{said}"
+            ),
+            Cause::HostKeyUnknown if logged_in => format!(
+                "The ssh host key of {url} is not the one in the secret's `known_hosts`, or isn't there at all; put the server's key into the secret in `source.credentials`{said}"
             ),
             Cause::HostKeyUnknown => format!(
-                "The ssh host key of {url} is not known here; use the repository's https URL in `source.url`{said}"
+                "The ssh host key of {url} is not known here; name a secret with `ssh_private_key` and `known_hosts` in `source.credentials`, or use the repository's https URL{said}"
             ),
             Cause::CertificateRefused => format!(
                 "The TLS certificate of {url} was not accepted; have the server's certificate fixed, or its authority trusted by this service{said}"
@@ -524,6 +534,7 @@ mod tests {
             reference: Some("main"),
             commit: Some("0123456789abcdef0123456789abcdef01234567"),
             submodules: false,
+            credentials: None,
         };
         for (_, quoted, printed) in PRINTED {
             let printed = printed.replace("{ssh}", SSH_END);

@@ -113,14 +113,61 @@ fn a_dockerfile_counts_from_the_context_or_from_the_root() {
 }
 
 #[test]
+fn secrets_are_named_and_said_what_for() {
+    let mut document = minimal();
+    document["source"]["credentials"] = json!("forge");
+    document["registry_credentials"] = json!(["hub", "mirror"]);
+    document["secrets"] = json!({"npm": "npm-token", "pip.conf": "pip"});
+    document["ssh"] = json!("forge");
+    let spec = read(&document).expect("accepted").spec;
+    let needs: Vec<_> = spec
+        .needs()
+        .iter()
+        .map(|need| (need.pointer(true), need.name.as_str()))
+        .collect();
+    assert_eq!(
+        needs,
+        [
+            ("/source/credentials", "forge"),
+            ("/registry_credentials/0", "hub"),
+            ("/registry_credentials/1", "mirror"),
+            ("/secrets/npm", "npm-token"),
+            ("/secrets/pip.conf", "pip"),
+            ("/ssh", "forge"),
+        ]
+        .map(|(pointer, name)| (pointer.to_owned(), name))
+    );
+    document["registry_credentials"] = json!("hub");
+    let spec = read(&document).expect("accepted").spec;
+    assert_eq!(spec.registry_credentials.len(), 1);
+    assert_eq!(spec.needs()[1].pointer(false), "/registry_credentials");
+    document["registry_credentials"] = json!((0..9).map(|n| format!("r{n}")).collect::<Vec<_>>());
+    assert_eq!(pointers(&document), ["/registry_credentials"]);
+}
+
+#[test]
+fn specifications_from_before_there_were_secrets_are_read() {
+    let mut stored = serde_json::to_value(read(&minimal()).expect("accepted").spec).expect("serialises");
+    let fields = stored.as_object_mut().expect("an object");
+    for field in ["registry_credentials", "secrets", "ssh"] {
+        assert!(fields.remove(field).is_some(), "{field}");
+    }
+    let source = fields["source"].as_object_mut().expect("an object");
+    assert!(source.remove("credentials").is_some());
+    let spec: BuildSpec = serde_json::from_value(stored).expect("reads back");
+    assert_eq!(spec.needs(), []);
+}
+
+#[test]
 fn every_problem_is_reported_at_once() {
     let document = json!({
         "project": "No Such",
         "source": {"type": "git", "url": "ftp://x/y", "ref": "a..b", "commit": "abc", "subdir": "../x",
-                   "submodules": "yes", "credentials": "secret", "branch": "main"},
+                   "submodules": "yes", "credentials": "Not A Name", "branch": "main"},
         "dockerfile": "../etc/passwd", "template": {"a": 1, "b-c": 2, "d": "\u{0}"}, "build_args": {"A~/B": "v", "OK": 1}, "target": "-x",
         "platforms": ["linux/arm64", "beos"], "labels": {"a b": "x\ny"},
-        "images": ["app:1", 7, "r.example/a:1", "r.example/a:1"], "push": true, "registry_credentials": "x",
+        "images": ["app:1", 7, "r.example/a:1", "r.example/a:1"], "push": true, "registry_credentials": ["ok", "x y", "ok"],
+        "secrets": {"a,b": "ok", "B": "x y"}, "ssh": 1,
         "cache": {}, "builder": "kaniko", "resources": {"cpu": "999", "memory": 4, "gpu": "1"}, "timeout_seconds": 0,
         "priority": 40000, "annotations": {"": 1, "n": ["\u{0}"]}, "dockerFile": "x",
     });
@@ -149,7 +196,11 @@ fn every_problem_is_reported_at_once() {
         "/images/0",
         "/images/1",
         "/images/3",
-        "/registry_credentials",
+        "/registry_credentials/1",
+        "/registry_credentials/2",
+        "/secrets/a,b",
+        "/secrets/B",
+        "/ssh",
         "/cache",
         "/builder",
         "/resources/cpu",

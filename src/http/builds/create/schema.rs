@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::domain::{
     project::ProjectName,
+    secret::SecretName,
     spec::{
         Builder, CommitId, CpuMillis, DockerfilePath, GitRef, GitUrl, ImageRef, InlineFiles, MemoryBytes, Platform,
         RelPath, StageName,
@@ -44,9 +45,12 @@ pub(super) struct CreateBuild {
     /// Whether to push the image under all its names.
     #[schema(default = true)]
     push: Option<bool>,
-    /// Reserved; must be null.
-    #[schema(value_type = Option<Object>)]
-    registry_credentials: (),
+    /// Names of secrets of kind `registry`, for pulling and pushing: one, or a list with at most one for each registry.
+    registry_credentials: Option<OneOrMore>,
+    /// What the Dockerfile mounts by `RUN --mount=type=secret`: its `id` → name of a secret of kind `build`.
+    secrets: BTreeMap<String, String>,
+    /// Name of a secret of kind `git` with an SSH key, for `RUN --mount=type=ssh`.
+    ssh: Option<SecretName>,
     /// Reserved; must be null.
     #[schema(value_type = Option<Object>)]
     cache: (),
@@ -63,6 +67,17 @@ pub(super) struct CreateBuild {
     /// Free-form notes of the caller; shown, never interpreted.
     #[schema(value_type = Object)]
     annotations: BTreeMap<String, serde_json::Value>,
+}
+
+/// Names of secrets.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only described, never made")]
+enum OneOrMore {
+    /// One.
+    One(SecretName),
+    /// Several.
+    More(Vec<SecretName>),
 }
 
 /// Where a source comes from.
@@ -86,9 +101,8 @@ enum CreateSource {
         /// Whether to fetch submodules.
         #[schema(default = false)]
         submodules: Option<bool>,
-        /// Reserved; must be null.
-        #[schema(value_type = Option<Object>)]
-        credentials: (),
+        /// Name of a secret of kind `git` that opens the repository.
+        credentials: Option<SecretName>,
     },
     /// Files that come with the request.
     Inline {

@@ -26,6 +26,8 @@ const PLAN_DIR: &str = "/kiln/plan";
 pub(super) const SOURCE_DIR: &str = "/kiln/source";
 pub(super) const SCRATCH_DIR: &str = "/kiln/scratch";
 pub(super) const STORAGE_DIR: &str = "/kiln/storage";
+pub(super) const SOURCE_CREDENTIALS_DIR: &str = "/kiln/credentials/source";
+pub(super) const BUILD_CREDENTIALS_DIR: &str = "/kiln/credentials/build";
 
 pub(super) fn init_containers(config: &Config, resources: &Resources) -> Vec<Container> {
     match &config.source_image {
