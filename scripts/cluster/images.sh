@@ -157,6 +157,28 @@ make_buildah() {
     made "$BUILDAH_IMAGE" "$inputs"
 }
 
+# What the overlay deploy/overlays/postgres uses of the official image.
+make_postgres() {
+    local inputs container root
+    inputs="1 $(sha256sum <"$HERE/postgres.sh") $(buildah images --quiet --no-trunc "$BASE_IMAGE")"
+    changed "$POSTGRES_IMAGE" "$inputs" || return 0
+    container=$(buildah from "$BASE_IMAGE")
+    in_chroot "$container" -- sh -ec 'groupadd --gid 999 postgres
+        useradd --uid 999 --gid 999 --home-dir /var/lib/postgresql postgres
+        mkdir -p /etc/postgresql-common/createcluster.d
+        echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/kiln.conf
+        apt-get -qq update
+        apt-get -qq install -y --no-install-recommends postgresql-15 >/dev/null
+        rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb'
+    root=$(buildah mount "$container")
+    install -m 755 "$HERE/postgres.sh" "$root/usr/local/bin/docker-entrypoint.sh"
+    buildah unmount "$container" >/dev/null
+    buildah config --entrypoint '["docker-entrypoint.sh"]' --cmd '' --stop-signal SIGINT \
+        --env PATH=/usr/local/bin:/usr/lib/postgresql/15/bin:/usr/bin:/bin "$container"
+    publish "$container" "$POSTGRES_IMAGE"
+    made "$POSTGRES_IMAGE" "$inputs"
+}
+
 make_coredns() {
     local inputs container
     "$HERE/build.sh" coredns
@@ -194,6 +216,7 @@ make_agent() {
         made agent "$hash"
     fi
     echo "$REGISTRY/kiln/agent:$hash" >"$DIR/agent-image"
+    install -m 755 "$binary" "$DIR/kiln-agent"
     [[ ! -e $DIR/env ]] || "$HERE/env.sh"
 }
 
@@ -226,7 +249,8 @@ if [[ $what == all || $what == base ]]; then
     make_buildkit
     make_buildah
     make_coredns
-    load "$PAUSE_IMAGE" "$BUSYBOX_IMAGE" "$GIT_IMAGE" "$BUILDKIT_IMAGE" "$BUILDAH_IMAGE" "$COREDNS_IMAGE"
+    make_postgres
+    load "$PAUSE_IMAGE" "$BUSYBOX_IMAGE" "$GIT_IMAGE" "$BUILDKIT_IMAGE" "$BUILDAH_IMAGE" "$COREDNS_IMAGE" "$POSTGRES_IMAGE"
 fi
 if [[ $what == all || $what == agent ]]; then
     make_agent

@@ -49,8 +49,9 @@ if [[ -e $REPO/agent/Cargo.toml ]]; then
     printf 'FROM alpine/git\nCOPY --chmod=755 kiln-agent /kiln-agent\nENTRYPOINT ["/kiln-agent"]\n' |
         docker build -q -t "127.0.0.1:5000/kiln/agent:$hash" -f - "$binary" >/dev/null
     docker push -q "127.0.0.1:5000/kiln/agent:$hash" >/dev/null
-    export KILN_TEST_AGENT_IMAGE=$KILN_TEST_REGISTRY/kiln/agent:$hash
+    export KILN_TEST_AGENT_IMAGE=$KILN_TEST_REGISTRY/kiln/agent:$hash KILN_TEST_AGENT_BINARY=$binary/kiln-agent
 fi
 export KILN_TEST_BUILDKIT_IMAGE=${KILN_TEST_BUILDKIT_IMAGE:-moby/buildkit:$BUILDKIT_VERSION-rootless}
+export KILN_TEST_POSTGRES_IMAGE=${KILN_TEST_POSTGRES_IMAGE:-postgres:17}
 export KILN_TEST_CLUSTER=kind
 exec "$HERE/adopt.sh"

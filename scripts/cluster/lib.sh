@@ -34,6 +34,7 @@ BUILDAH_IMAGE=$REGISTRY/kiln/buildah:1.28
 GIT_IMAGE=$REGISTRY/kiln/git:latest
 BASE_IMAGE=$REGISTRY/library/debian:bookworm-slim
 BUSYBOX_IMAGE=$REGISTRY/library/busybox:latest
+POSTGRES_IMAGE=$REGISTRY/kiln/postgres:15
 COREDNS_IMAGE=$REGISTRY/kiln/coredns:v1.15.0
 PAUSE_IMAGE=$REGISTRY/kiln/pause:1
 
