@@ -3,7 +3,16 @@
 mod digest;
 mod service;
 
-use std::{collections::BTreeMap, fs, io, process::Command, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use kiln_agent::wire::{
     plan::{File, RunPlan},
@@ -22,6 +31,9 @@ const NOT_FOUND: i32 = 127;
 /// Carries out the build step.
 pub(crate) fn carry_out(plan: &RunPlan, supervisor: &mut Supervisor, sink: &Arc<Sink>) -> Result<Done, Failure> {
     supervisor.set_grace(Duration::from_secs(plan.grace_seconds.into()));
+    for folder in &plan.folders {
+        make(folder).map_err(|error| Failure::internal(format!("can't make {}: {error}", folder.display())))?;
+    }
     for file in &plan.files {
         write(file).map_err(|error| Failure::internal(format!("can't write {}: {error}", file.path.display())))?;
     }
@@ -39,6 +51,12 @@ pub(crate) fn carry_out(plan: &RunPlan, supervisor: &mut Supervisor, sink: &Arc<
     outcome?;
     let digest = plan.digest.as_ref().map(digest::read).transpose()?;
     Ok(Done { commit: None, digest })
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    // Not by the mode of mkdir(2), which keeps the setgid bit that the folder got from its parent.
+    fs::set_permissions(folder, Permissions::from_mode(0o700))
 }
 
 fn write(file: &File) -> io::Result<()> {

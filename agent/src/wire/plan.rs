@@ -81,6 +81,10 @@ pub enum SourceCredentials {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunPlan {
+    /// Folders to make first, for their owner only and without the setgid bit: Kubernetes puts it on volumes, and
+    /// what builders make below would hand it on into images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub folders: Vec<PathBuf>,
     /// Files to write first, such as the builder's own configuration; missing folders are made.
     pub files: Vec<File>,
     /// Environment added to what the container has, for the service and the commands.

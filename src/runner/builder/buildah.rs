@@ -52,6 +52,7 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
         }));
     }
     RunPlan {
+        folders: vec![env.storage.to_owned()],
         files: vec![File {
             path: registries.clone(),
             content: registries_conf(env.registries),
@@ -208,7 +209,17 @@ fn step_failed(step: &str, message: &str, tail: &str) -> Failure {
     }
     if let Some((_, rest)) = message.split_once("Unknown instruction: ") {
         let instruction = rest.split_whitespace().next().unwrap_or(rest).trim_matches('"');
+        if has_heredoc(tail) {
+            return heredoc();
+        }
         return failure::dockerfile_invalid(&format!("unknown instruction: {instruction}"), None);
+    }
+    // COPY only supports the --chmod=<permissions> … flags
+    if message.contains(" only supports the --") {
+        return failure::dockerfile_invalid(
+            &format!("`{step}`: {message}. The builder `buildkit` knows more of them."),
+            None,
+        );
     }
     if message.contains("invalid mount type") {
         return failure::dockerfile_invalid(&format!("`{step}`: {message}"), None);
@@ -218,9 +229,27 @@ fn step_failed(step: &str, message: &str, tail: &str) -> Failure {
         .and_then(|message| message.rsplit_once("copier: stat: \""))
         .map(|(_, path)| path)
     {
+        if path.trim_start_matches('/').starts_with("<<") {
+            return heredoc();
+        }
         return failure::missing_in_context(path.trim_start_matches('/'), None);
     }
     failure::build_failed(&format!("`{step}`: {message}"), None)
+}
+
+/// Whether an instruction that was carried out has a heredoc, of which buildah before 1.33 knows nothing: to it the
+/// document's first line is the next instruction.
+fn has_heredoc(tail: &str) -> bool {
+    tail.lines()
+        .filter_map(|line| line.split_once("STEP ")?.1.split_once(": "))
+        .any(|(_, instruction)| instruction.contains("<<"))
+}
+
+fn heredoc() -> Failure {
+    failure::dockerfile_invalid(
+        "this version of buildah knows no heredocs (`<<EOF`). Use the builder `buildkit`, or write the text in ordinary instructions.",
+        None,
+    )
 }
 
 #[cfg(test)]
@@ -317,7 +346,22 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn failures_are_told_apart() {
         use FailureCode::{BuildFailed, DockerfileInvalid, Internal, OutOfMemory, PushFailed};
-        let cases: [(&str, FailureCode, &[&str]); 19] = [
+        let cases: [(&str, FailureCode, &[&str]); 22] = [
+            (
+                "STEP 2/4: RUN <<EOF\nError: building at STEP \"ECHO one > /f\": Build error: Unknown instruction: \"ECHO\" &imagebuilder.Step{}\n",
+                DockerfileInvalid,
+                &["heredoc", "`buildkit`"],
+            ),
+            (
+                "STEP 2/4: COPY <<EOF /d/\nError: building at STEP \"COPY <<EOF /d/\": checking on sources under \"/x\": copier: stat: \"/<<EOF\": no such file or directory\n",
+                DockerfileInvalid,
+                &["heredoc", "`buildkit`"],
+            ),
+            (
+                "Error: building at STEP \"COPY --link a /b\": COPY only supports the --chmod=<permissions> --chown=<uid:gid> and the --from=<image|stage> flags\n",
+                DockerfileInvalid,
+                &["COPY only supports the --chmod", "`buildkit`"],
+            ),
             (
                 "STEP 2/2: RUN echo hi && exit 3\nhi\nsubprocess exited with status 3\nsubprocess exited with status 3\nError: building at STEP \"RUN echo hi && exit 3\": exit status 3\n",
                 BuildFailed,

@@ -25,6 +25,7 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
     let metadata = env.scratch.join("metadata.json");
     let address = format!("unix://{}", text(&socket));
     RunPlan {
+        folders: vec![env.storage.to_owned()],
         files: vec![File {
             path: config.clone(),
             content: daemon_config(env.registries),

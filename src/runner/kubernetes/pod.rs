@@ -322,7 +322,7 @@ mod tests {
     use k8s_openapi::api::core::v1::Container;
 
     use super::{
-        containers::{BIN_DIR, INSTALLED_AGENT, SOURCE_DIR},
+        containers::{BIN_DIR, INSTALLED_AGENT, SOURCE_DIR, STORAGE_VOLUME},
         *,
     };
     use crate::runner::builder::tests::assignment;
@@ -517,7 +517,7 @@ mod tests {
             .flatten()
             .map(|mount| mount.mount_path.as_str())
             .collect();
-        assert!(mounts.contains(&"/ca") && mounts.contains(&STORAGE_DIR));
+        assert!(mounts.contains(&"/ca") && mounts.contains(&STORAGE_VOLUME));
     }
 
     #[test]

@@ -42,6 +42,13 @@ impl Repository {
         }
     }
 
+    /// Makes a symbolic link, for the next commit.
+    pub(in crate::cluster) fn link(&self, path: &str, target: &str) {
+        let path = self.tree.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("within the tree")).expect("a folder");
+        std::os::unix::fs::symlink(target, path).expect("a link");
+    }
+
     /// Commits these files to the branch `main`. Returns the commit's id.
     pub(in crate::cluster) fn commit(&self, files: &[(&str, &str)]) -> String {
         for (path, content) in files {

@@ -25,9 +25,11 @@ pub(super) const INSTALLED_AGENT: &str = "/kiln/bin/kiln-agent";
 const PLAN_DIR: &str = "/kiln/plan";
 pub(super) const SOURCE_DIR: &str = "/kiln/source";
 pub(super) const SCRATCH_DIR: &str = "/kiln/scratch";
-pub(super) const STORAGE_DIR: &str = "/kiln/storage";
 pub(super) const SOURCE_CREDENTIALS_DIR: &str = "/kiln/credentials/source";
 pub(super) const BUILD_CREDENTIALS_DIR: &str = "/kiln/credentials/build";
+pub(super) const STORAGE_VOLUME: &str = "/kiln/storage";
+/// A folder in the volume, with a mode of its own.
+pub(super) const STORAGE_DIR: &str = "/kiln/storage/layers";
 
 pub(super) fn init_containers(config: &Config, resources: &Resources) -> Vec<Container> {
     match &config.source_image {
@@ -101,7 +103,7 @@ pub(super) fn build_container(config: &Config, outline: &Outline) -> Container {
             mount("plan", PLAN_DIR, true),
             mount("source", SOURCE_DIR, false),
             mount("scratch", SCRATCH_DIR, false),
-            mount("storage", STORAGE_DIR, false),
+            mount("storage", STORAGE_VOLUME, false),
         ]),
         ..container()
     }
