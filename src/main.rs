@@ -2,16 +2,31 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use kiln::app::{
-    cli::{Cli, Command, ConfigCommand, TokenCommand},
-    commands,
-    config::Config,
-    dev, openapi, telemetry,
+use clap::FromArgMatches as _;
+use kiln::{
+    app::{
+        cli::{self, Cli, Command, ConfigCommand, TokenCommand},
+        commands,
+        config::Config,
+        dev, openapi, telemetry,
+    },
+    client,
 };
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = Cli::from_arg_matches(&cli::command().get_matches()).unwrap_or_else(|error| error.exit());
+    match cli.command.for_service() {
+        // They need no configuration of a service, and none is read.
+        Ok(call) => client::run(call).into(),
+        Err(command) => serve(Cli {
+            command: *command,
+            ..cli
+        }),
+    }
+}
+
+fn serve(cli: Cli) -> ExitCode {
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kiln: {error}");
@@ -23,6 +38,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     if let Command::Openapi = cli.command {
         print!("{}", openapi::document()?);
+        return Ok(());
+    }
+    if let Command::Completions { shell } = cli.command {
+        clap_complete::generate(shell, &mut cli::command(), "kiln", &mut std::io::stdout());
         return Ok(());
     }
     let config = Config::load(&cli.overrides)?;
@@ -37,8 +56,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 println!("{}", commands::create_token(&config, &flags).await?);
             }
             Command::Config(ConfigCommand::Check) => println!("The configuration can be used."),
-            // Answered before the configuration was read.
-            Command::Openapi => {}
+            // Carried out before the configuration was read.
+            Command::Openapi | Command::Completions { .. } | Command::Client(_) | Command::Token(_) => {}
         }
         Ok(())
     })

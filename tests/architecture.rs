@@ -7,14 +7,18 @@ use std::{
 };
 
 /// A module, and the modules it may use.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("domain", &[]),
     ("store", &["domain"]),
     ("journal", &["domain", "store"]),
     ("runner", &["domain"]),
     ("engine", &["domain", "store", "journal", "runner"]),
     ("http", &["domain", "store", "journal"]),
-    ("app", &["domain", "store", "journal", "runner", "engine", "http"]),
+    ("client", &["domain"]),
+    (
+        "app",
+        &["domain", "store", "journal", "runner", "engine", "http", "client"],
+    ),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -10,6 +10,7 @@ use chrono::{TimeDelta, Utc};
 use clap::CommandFactory as _;
 use kiln::{
     app::cli::Cli,
+    client::error::Exit,
     domain::{
         event::{LogStream, StepName, StepPhase},
         failure::FailureCode,
@@ -254,12 +255,22 @@ fn every_metric_has_its_row() {
     }
 }
 
+/// Variables with their flags.
+fn variables<'a>(arguments: impl Iterator<Item = &'a clap::Arg>) -> BTreeSet<(String, String)> {
+    let known = arguments.filter_map(|argument| {
+        let variable = argument.get_env()?.to_str().expect("a name");
+        let flag = format!("--{}", argument.get_long().expect("a flag"));
+        Some((variable.to_owned(), flag))
+    });
+    known.collect()
+}
+
 #[test]
 fn every_command_and_variable_has_its_row() {
-    let operations = read("docs/operations.md");
+    let (operations, client) = (read("docs/operations.md"), read("docs/cli.md"));
     let cli = Cli::command();
-    let commands = table(&operations, "| command | does |");
-    let documented = set(commands.iter().map(|row| name(&row[0])));
+    let commands = [&operations, &client].map(|document| table(document, "| command | does |"));
+    let documented = set(commands.iter().flatten().map(|row| name(&row[0])));
     let mut known = BTreeSet::new();
     for command in cli.get_subcommands() {
         let mut inner = command.get_subcommands().peekable();
@@ -270,19 +281,20 @@ fn every_command_and_variable_has_its_row() {
     }
     assert_eq!(documented, known);
 
-    let variables = table(&operations, "| variable | flag | key |");
-    let documented: BTreeSet<_> = variables.iter().map(|row| (name(&row[0]), name(&row[1]))).collect();
-    let known: BTreeSet<_> = cli
-        .get_arguments()
-        .filter_map(|argument| {
-            let variable = argument.get_env()?.to_str().expect("a name");
-            Some((
-                variable.to_owned(),
-                format!("--{}", argument.get_long().expect("a flag")),
-            ))
-        })
-        .collect();
-    assert_eq!(documented, known);
+    let documented = |document: &str| -> BTreeSet<_> {
+        let rows = table(document, "| variable | flag | key |");
+        rows.iter().map(|row| (name(&row[0]), name(&row[1]))).collect()
+    };
+    assert_eq!(documented(&operations), variables(cli.get_arguments()));
+    let build = cli.find_subcommand("build").expect("a command");
+    assert_eq!(documented(&client), variables(build.get_arguments()));
+}
+
+#[test]
+fn every_exit_code_has_its_row() {
+    let rows = table(&read("docs/cli.md"), "| code | means |");
+    let documented = set(rows.iter().map(|row| row[0].clone()));
+    assert_eq!(documented, set(Exit::ALL.map(|exit| (exit as u8).to_string())));
 }
 
 /// What a document quotes in these tables stands in the code, so that whoever reads it there finds it here.

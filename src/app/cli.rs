@@ -2,10 +2,17 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use super::config::Overrides;
-use crate::domain::project::{ProjectName, Scope};
+use crate::{
+    client::{
+        self, Call,
+        args::{Common, TokenDelete, TokenRequest},
+    },
+    domain::project::{ProjectName, Scope},
+};
 
 /// A container-image build service: one pod per build, logs and status over SSE.
 #[derive(Debug, Parser)]
@@ -22,6 +29,9 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// What is asked of a running service.
+    #[command(flatten)]
+    Client(client::Verb),
     /// Run the API and the workers
     Serve(Serve),
     /// Run everything on this machine, on a private Postgres: nothing needs to be set up
@@ -33,9 +43,64 @@ pub enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Manage tokens, straight in the database
+    /// Make, list and delete tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Print a script that completes commands and flags for a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// The command line with its help. What sets up a service is no part of the help of commands that only call one.
+pub fn command() -> clap::Command {
+    let mut command = Cli::command();
+    let server: Vec<_> = command
+        .get_arguments()
+        .filter(|argument| argument.is_global_set())
+        .map(|argument| argument.get_id().clone())
+        .collect();
+    command.build();
+    let verbs: Vec<_> = client::Verb::augment_subcommands(clap::Command::new(""))
+        .get_subcommands()
+        .map(|verb| verb.get_name().to_owned())
+        .chain(["completions".to_owned()])
+        .collect();
+    for verb in verbs {
+        command = command.mut_subcommand(verb, |verb| without(verb, &server));
+    }
+    command.mut_subcommand("token", |token| {
+        token
+            .mut_subcommand("list", |verb| without(verb, &server))
+            .mut_subcommand("delete", |verb| without(verb, &server))
+    })
+}
+
+/// The command, with these flags hidden from its help.
+fn without(command: clap::Command, hidden: &[clap::Id]) -> clap::Command {
+    let hide = |argument: clap::Arg| {
+        let hide = argument.is_hide_set() || hidden.contains(argument.get_id());
+        argument.hide(hide)
+    };
+    command.mut_args(hide).mut_subcommands(|inner| without(inner, hidden))
+}
+
+impl Command {
+    /// The call of a running service that this is, or what it is otherwise.
+    pub fn for_service(self) -> Result<Call, Box<Self>> {
+        match self {
+            Self::Client(verb) => Ok(Call::Verb(verb)),
+            Self::Token(TokenCommand::List(common)) => Ok(Call::TokenList(common)),
+            Self::Token(TokenCommand::Delete(flags)) => Ok(Call::TokenDelete(flags)),
+            Self::Token(TokenCommand::Create(flags)) if flags.api => {
+                let request = flags.request();
+                Ok(Call::TokenCreate(flags.common, request))
+            }
+            other => Err(Box::new(other)),
+        }
+    }
 }
 
 /// Flags of `kiln serve`.
@@ -87,16 +152,20 @@ pub enum ConfigCommand {
 /// `kiln token …`.
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Make a token and print it; it can't be shown again
+    /// Make a token and print it; it can't be shown again. Straight in the database, or with --api by a running service
     Create(TokenCreate),
+    /// List the project's tokens
+    List(Common),
+    /// Delete a token; it stops working at once
+    Delete(TokenDelete),
 }
 
 /// Flags of `kiln token create`.
 #[derive(Debug, Args)]
 pub struct TokenCreate {
-    /// Project that the token belongs to; made if there is none
-    #[arg(long, default_value = "default")]
-    pub project: ProjectName,
+    /// Ask a running service, with a token of the scope project:admin, instead of the database
+    #[arg(long)]
+    pub api: bool,
     /// What the token is for
     #[arg(long, default_value = "cli")]
     pub name: String,
@@ -106,6 +175,26 @@ pub struct TokenCreate {
     /// Days until it stops working; for ever without
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
     pub expires_in_days: Option<u32>,
+    /// How a service is called, and for which project the token is.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl TokenCreate {
+    /// The project, where no service says which one the caller's is; made if there is none.
+    pub fn project(&self) -> Result<ProjectName, crate::domain::spec::Invalid> {
+        let named = self.common.connection.project.clone();
+        named.map_or_else(|| "default".parse(), Ok)
+    }
+
+    /// What a service is asked for.
+    pub fn request(&self) -> TokenRequest {
+        TokenRequest {
+            name: self.name.clone(),
+            scopes: self.scopes.clone(),
+            expires_in_days: self.expires_in_days,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -117,5 +206,6 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+        super::command().debug_assert();
     }
 }

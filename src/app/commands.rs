@@ -39,6 +39,9 @@ pub enum CommandError {
     /// The schema can't be brought up to date.
     #[error("the schema can't be brought up to date: {0}. Is the database there? It is set by KILN_DATABASE_URL.")]
     Migrate(#[from] MigrateError),
+    /// The project can't be.
+    #[error("the project's name: {0}")]
+    Project(String),
     /// The local runner can't start.
     #[error("{doing}: {error}{}", cause(.error))]
     Runner {
@@ -142,15 +145,18 @@ pub async fn create_token(config: &Config, flags: &TokenCreate) -> Result<String
         doing: "the token can't be made",
         error,
     };
+    let project = flags
+        .project()
+        .map_err(|problem| CommandError::Project(problem.to_string()))?;
     let pool = open_database(config)?;
-    store::projects::create(&pool, &flags.project).await.map_err(failed)?;
+    store::projects::create(&pool, &project).await.map_err(failed)?;
     let token = BearerToken::from_random(Random::system().bytes());
     let expires_at = flags
         .expires_in_days
         .map(|days| Utc::now() + chrono::TimeDelta::days(days.into()));
     let new = NewToken {
         id: Uuid::now_v7(),
-        project: flags.project.clone(),
+        project,
         name: flags.name.clone(),
         hash: token.hash(),
         scopes: flags.scopes.clone(),

@@ -1,0 +1,169 @@
+//! What the service sends, as far as it is shown. Lenient: a newer service may say more, in words not known here.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::domain::state::StateName;
+
+/// Why a build or an attempt failed.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Failure {
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+/// A build.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Build {
+    pub(super) id: Uuid,
+    pub(super) project: String,
+    pub(super) state: String,
+    pub(super) failure: Option<Failure>,
+    #[serde(default)]
+    pub(super) spec: Value,
+    pub(super) commit: Option<String>,
+    pub(super) digest: Option<String>,
+    #[serde(default)]
+    pub(super) images: Vec<String>,
+    #[serde(default)]
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) started_at: Option<DateTime<Utc>>,
+    pub(super) finished_at: Option<DateTime<Utc>>,
+    pub(super) retry_of: Option<Uuid>,
+    pub(super) retried_by: Option<Uuid>,
+}
+
+impl Build {
+    /// The final state, once the build is over.
+    pub(super) fn ended(&self) -> Option<StateName> {
+        let state: StateName = self.state.parse().ok()?;
+        state.is_terminal().then_some(state)
+    }
+}
+
+/// One try at a build.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Attempt {
+    pub(super) number: u32,
+    pub(super) state: String,
+    pub(super) node: Option<String>,
+    pub(super) failure: Option<Failure>,
+    pub(super) started_at: Option<DateTime<Utc>>,
+    pub(super) finished_at: Option<DateTime<Utc>>,
+}
+
+/// A page of builds.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct BuildList {
+    pub(super) items: Vec<Value>,
+    pub(super) next: Option<String>,
+}
+
+/// Any other list.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Items<T> {
+    pub(super) items: Vec<T>,
+}
+
+/// A token, without what makes it work.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Token {
+    pub(super) id: Uuid,
+    pub(super) name: String,
+    pub(super) scopes: Vec<String>,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) expires_at: Option<DateTime<Utc>>,
+}
+
+/// A project.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Project {
+    pub(super) name: String,
+}
+
+/// Something that happened to a build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) seq: i64,
+    pub(super) event: Event,
+    /// The data as it came.
+    pub(super) data: Value,
+}
+
+/// The kinds of events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Status(Status),
+    Step(Step),
+    Log(Log),
+    Gap(Gap),
+    End(End),
+    /// One that is not known here.
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Status {
+    pub(super) state: String,
+    pub(super) attempt: Option<u32>,
+    pub(super) failure: Option<StepFailure>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct StepFailure {
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the fields in the stream")]
+pub(super) struct Step {
+    pub(super) step: String,
+    pub(super) phase: String,
+    pub(super) vertex: Option<u64>,
+    pub(super) name: Option<String>,
+    #[serde(default)]
+    pub(super) cached: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Log {
+    pub(super) step: String,
+    pub(super) text: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Gap {
+    pub(super) lines: Option<u64>,
+    pub(super) reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct End {
+    pub(super) state: String,
+}
+
+impl Entry {
+    /// Reads an event of this kind; `None` for data that isn't an event's.
+    pub(super) fn read(kind: &str, data: Value) -> Option<Self> {
+        fn content<T: serde::de::DeserializeOwned>(data: &Value) -> Option<T> {
+            T::deserialize(data).ok()
+        }
+        let event = match kind {
+            "status" => Event::Status(content(&data)?),
+            "step" => Event::Step(content(&data)?),
+            "log" => Event::Log(content(&data)?),
+            "gap" => Event::Gap(content(&data)?),
+            "end" => Event::End(content(&data)?),
+            _ => Event::Other,
+        };
+        Some(Self {
+            seq: data.get("seq")?.as_i64()?,
+            event,
+            data,
+        })
+    }
+}
