@@ -7,7 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
 # Queries are checked against the data in .sqlx, so that compiling needs no database.
 export SQLX_OFFLINE=true
-[ -d "$HOME/.cargo/bin" ] && export PATH="$HOME/.cargo/bin:$PATH"
+# Services and containers may have no HOME; programs then ask the user database.
+[ -d "${HOME:-}/.cargo/bin" ] && export PATH="${HOME:-}/.cargo/bin:$PATH"
 
 say() { printf '\n\033[1m==> %s\033[0m\n' "$*" >&2; }
 die() {

@@ -98,6 +98,7 @@ pub async fn dev(config: Config, flags: &Dev) -> Result<(), DevError> {
         tokio::select! {
             outcome = &mut service => outcome,
             _ = postgres.ended() => {
+                tracing::error!(log = %log.display(), "the private Postgres has ended: stopping all builds");
                 stop.cancel();
                 // Without a database it can only end.
                 drop(service.await);

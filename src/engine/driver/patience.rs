@@ -80,9 +80,9 @@ pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<
             config.unscheduled_timeout_seconds,
             FailureCode::Unschedulable,
             format!(
-                "No node took the build's pod within {} s. The scheduler says: {}",
+                "No node took the build's pod within {} s. The scheduler says: {} Ask for less in `resources`, or have the operator provide nodes that match.",
                 config.unscheduled_timeout_seconds,
-                words.as_deref().unwrap_or("nothing")
+                words.as_deref().unwrap_or("nothing.")
             ),
         ),
         other => {
@@ -90,14 +90,14 @@ pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<
                 Observation::Pending {
                     reason: PendingReason::Starting(Some(words)),
                     ..
-                } => format!(" The node says: {words}"),
-                _ => String::new(),
+                } => format!("The node says: {words}"),
+                _ => "The pod's events, which the operator can see, say why.".to_owned(),
             };
             let seconds = config.pending_timeout_seconds;
             (
                 seconds,
                 FailureCode::PendingTimeout,
-                format!("The build's pod did not run within {seconds} s.{words}"),
+                format!("The build's pod did not run within {seconds} s. {words}"),
             )
         }
     };

@@ -177,12 +177,11 @@ pub(super) fn explain(tail: &str) -> Option<Failure> {
         return Some(step_failed(step, message, tail));
     }
     if let Some(message) = error.strip_prefix("creating build container: ") {
-        let image = message
-            .split_once("docker://")
-            .and_then(|(_, rest)| Some(rest.split_once(": ")?.0))
+        let image = from_line(tail)
+            .or_else(|| Some(message.split_once("docker://")?.1.split_once(": ")?.0))
             .or_else(|| message.split('"').nth(1))
             .unwrap_or("");
-        return Some(failure::base_image(image, Cause::of(message)));
+        return Some(failure::base_image(image, pull_cause(message)));
     }
     let message = error.strip_prefix("parsing main Dockerfile: ").unwrap_or(error);
     let known = [
@@ -198,6 +197,28 @@ pub(super) fn explain(tail: &str) -> Option<Failure> {
         return Some(failure::dockerfile_invalid(message, None));
     }
     Some(failure::build_failed(error, None))
+}
+
+/// The image that the last `FROM` names, as the Dockerfile has it.
+fn from_line(tail: &str) -> Option<&str> {
+    let lines = tail.lines().rev();
+    let mut steps = lines.filter_map(|line| line.strip_prefix("STEP ")?.split_once(": FROM "));
+    steps.next()?.1.split(' ').find(|word| !word.starts_with("--"))
+}
+
+/// Why no source had the image. Where mirrors stand in for a registry that can't be reached, theirs is the word that
+/// counts.
+fn pull_cause(message: &str) -> Cause {
+    let of_mirrors = message
+        .split_once("(Mirrors also failed: [")
+        .and_then(|(_, rest)| rest.split_once("]): "));
+    match of_mirrors {
+        Some((mirrors, origin)) => match Cause::of(origin) {
+            Cause::UnknownHost | Cause::Refused | Cause::Timeout | Cause::Tls => Cause::of(mirrors),
+            cause => cause,
+        },
+        None => Cause::of(message),
+    }
 }
 
 fn step_failed(step: &str, message: &str, tail: &str) -> Failure {
@@ -346,7 +367,7 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn failures_are_told_apart() {
         use FailureCode::{BuildFailed, DockerfileInvalid, Internal, OutOfMemory, PushFailed};
-        let cases: [(&str, FailureCode, &[&str]); 22] = [
+        let cases: [(&str, FailureCode, &[&str]); 23] = [
             (
                 "STEP 2/4: RUN <<EOF\nError: building at STEP \"ECHO one > /f\": Build error: Unknown instruction: \"ECHO\" &imagebuilder.Step{}\n",
                 DockerfileInvalid,
@@ -433,6 +454,11 @@ mod tests {
                 &["base image `h:5050/library/nothere:1`", "no such image"],
             ),
             (
+                "STEP 1/1: FROM library/nothere:9\nTrying to pull docker.io/library/nothere:9...\nError: creating build container: initializing source docker://nothere:9: (Mirrors also failed: [h:5000/library/nothere:9: reading manifest 9 in h:5000/library/nothere: manifest unknown: manifest unknown]): docker.io/library/nothere:9: pinging container registry registry-1.docker.io: Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io on 10.96.0.10:53: no such host\n",
+                BuildFailed,
+                &["base image `library/nothere:9`", "there is no such image"],
+            ),
+            (
                 "Error: creating build container: Invalid image name \"UPPER/case:1\", unknown transport \"UPPER/case\"\n",
                 BuildFailed,
                 &["base image `UPPER/case:1`"],
@@ -455,7 +481,7 @@ mod tests {
             (
                 "Error: building at STEP \"RUN make\": committing: write /x: no space left on device\n",
                 Internal,
-                &["disk is full"],
+                &["no space left", "resources.disk"],
             ),
         ];
         for (tail, code, words) in cases {

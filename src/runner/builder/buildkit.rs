@@ -408,7 +408,7 @@ mod tests {
             (
                 "error: failed to solve: failed to copy: write /home/user/x: no space left on device\n".to_owned(),
                 Internal,
-                &["disk is full"],
+                &["no space left", "resources.disk"],
             ),
         ];
         for (tail, code, words) in cases {

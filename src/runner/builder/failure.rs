@@ -29,7 +29,13 @@ pub fn classify(step: StepName, report: &Report) -> Failure {
         StepName::Source => None,
         StepName::Build => buildkit::explain(&report.tail).or_else(|| buildah::explain(&report.tail)),
     };
-    explained.unwrap_or_else(|| unexplained(step, report))
+    let mut failure = explained.unwrap_or_else(|| unexplained(step, report));
+    if failure.code == FailureCode::BuildFailed && is_out_of_disk(&report.tail) {
+        failure
+            .message
+            .push_str(" It says that the disk was full: ask for more in `resources.disk`.");
+    }
+    failure
 }
 
 /// A failure by its exit alone, with the last thing that was said.
@@ -60,6 +66,8 @@ pub(in crate::runner) enum Cause {
     Unauthorized,
     Forbidden,
     NotFound,
+    NameInvalid,
+    ReadOnly,
     Refused,
     UnknownHost,
     Tls,
@@ -77,6 +85,10 @@ impl Cause {
             Self::Unauthorized
         } else if says(&["forbidden", "denied", "insufficient_scope"]) {
             Self::Forbidden
+        } else if says(&["name invalid", "name_invalid", "invalid repository name"]) {
+            Self::NameInvalid
+        } else if says(&["operation is unsupported", "method not allowed"]) {
+            Self::ReadOnly
         } else if says(&["no such host", "dial tcp: lookup ", "server misbehaving"]) {
             Self::UnknownHost
         } else if says(&["connection refused", "no route to host", "network is unreachable"]) {
@@ -88,7 +100,13 @@ impl Cause {
             "certificate",
         ]) {
             Self::Tls
-        } else if says(&["not found", "name unknown", "name_unknown", "manifest unknown"]) {
+        } else if says(&[
+            "not found",
+            "name unknown",
+            "name_unknown",
+            "not known to registry",
+            "manifest unknown",
+        ]) {
             Self::NotFound
         } else if says(&["timeout", "deadline exceeded", "timed out"]) {
             Self::Timeout
@@ -103,7 +121,7 @@ pub(in crate::runner) fn push_failed(image: &str, cause: Cause) -> Failure {
     let registry = registry_of(image);
     let why = match cause {
         Cause::Unauthorized => format!(
-            "`{registry}` wants credentials and got none, or wrong ones. Push to a registry that this service may write to, or have its credentials added."
+            "`{registry}` wants credentials and got none, or wrong ones. Name a secret with an account that may write there in `registry_credentials`."
         ),
         Cause::Forbidden => format!(
             "`{registry}` doesn't let these credentials write there. Check the repository's name and who may push to it."
@@ -111,6 +129,12 @@ pub(in crate::runner) fn push_failed(image: &str, cause: Cause) -> Failure {
         Cause::NotFound => {
             format!("`{registry}` doesn't know that repository. Create it first, or correct the image's name.")
         }
+        Cause::NameInvalid => {
+            format!("`{registry}` doesn't take that repository name. Correct the image's name to what it allows.")
+        }
+        Cause::ReadOnly => format!(
+            "`{registry}` takes no images at the moment, or not at that address. Ask whoever runs it whether it is in maintenance."
+        ),
         Cause::Refused => format!("nothing answers at `{registry}`. Check the registry's name and port."),
         Cause::UnknownHost => {
             format!("the name of `{registry}` can't be resolved where the build runs. Check the registry's name.")
@@ -150,9 +174,12 @@ fn pull_refused(image: &str, cause: Cause) -> String {
     let registry = registry_of(image);
     match cause {
         Cause::Unauthorized | Cause::Forbidden => {
-            format!("`{registry}` doesn't give it without credentials that may read it.")
+            format!(
+                "`{registry}` doesn't give it without credentials that may read it. Name a secret with such an account in `registry_credentials`."
+            )
         }
-        Cause::NotFound => "there is no such image. Check its name and tag.".to_owned(),
+        Cause::NotFound | Cause::NameInvalid => "there is no such image. Check its name and tag.".to_owned(),
+        Cause::ReadOnly => format!("`{registry}` isn't a registry that images can be pulled from. Check its name."),
         Cause::Refused => format!("nothing answers at `{registry}`. Check the registry's name and port."),
         Cause::UnknownHost => format!(
             "the name of `{registry}` can't be resolved where the build runs. Check it; in a closed network, the operator can set a mirror."
@@ -249,7 +276,9 @@ pub(in crate::runner) fn out_of_memory(what: &str) -> Failure {
 
 /// The disk is full.
 pub(super) fn out_of_disk() -> Failure {
-    internal("The node's disk is full.")
+    internal(
+        "The builder found no space left on the disk of its node. Ask for more in `resources.disk`, so that a node with more room is chosen.",
+    )
 }
 
 /// A failure that isn't the user's.
@@ -264,7 +293,8 @@ pub(super) fn is_out_of_memory(text: &str) -> bool {
 }
 
 pub(super) fn is_out_of_disk(text: &str) -> bool {
-    text.contains("no space left on device")
+    // As Go and as the C library put it.
+    text.contains("no space left on device") || text.contains("No space left on device")
 }
 
 /// The last line that begins with `start`: where it stands, and the rest of it.
@@ -344,6 +374,17 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_is_mentioned_where_a_command_met_it() {
+        let full = "dd: error writing '/big': No space left on device\nError: building at STEP \"RUN dd of=/big\": exit status 1\n";
+        let failure = classify(StepName::Build, &report(Exit::Code(1), full));
+        assert_eq!(failure.code, FailureCode::BuildFailed);
+        assert!(failure.message.contains("resources.disk"), "{failure:?}");
+        let other = "Error: building at STEP \"RUN dd of=/big\": exit status 1\n";
+        let failure = classify(StepName::Build, &report(Exit::Code(1), other));
+        assert!(!failure.message.contains("disk"), "{failure:?}");
+    }
+
+    #[test]
     fn registries_speak_in_many_tongues() {
         let cases = [
             (
@@ -387,6 +428,22 @@ mod tests {
                 Cause::Tls,
             ),
             ("http: server gave HTTP response to HTTPS client", Cause::Tls),
+            // BuildKit knows few of the registries' error codes; buildah knows them all.
+            ("denied: requested access to the resource is denied", Cause::Forbidden),
+            ("unknown: repository name not known to registry", Cause::NotFound),
+            ("unknown: invalid repository name", Cause::NameInvalid),
+            (
+                "writing blob: initiating layer upload to /v2/a/blobs/uploads/ in h: name invalid: invalid repository name",
+                Cause::NameInvalid,
+            ),
+            (
+                "unexpected status from POST request to http://h/v2/a/blobs/uploads/: 405 Method Not Allowed: Method not allowed",
+                Cause::ReadOnly,
+            ),
+            (
+                "writing blob: initiating layer upload to /v2/a/blobs/uploads/ in h: StatusCode: 405, Method not allowed\n",
+                Cause::ReadOnly,
+            ),
             (
                 "net/http: request canceled (Client.Timeout exceeded while awaiting headers)",
                 Cause::Timeout,

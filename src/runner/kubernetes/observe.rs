@@ -227,16 +227,23 @@ fn step_failure(pod: &Pod, step: StepName, end: &ContainerStateTerminated, repor
         _ => {}
     }
     if reason == "OOMKilled" {
-        return Some(out_of_memory(&format!("The {name} step was killed by the node")));
+        // Whoever survived may know which command it was.
+        let named = report.map(|report| classify(step, report));
+        return named
+            .filter(|failure| failure.code == FailureCode::OutOfMemory)
+            .or_else(|| Some(out_of_memory(&format!("The {name} step was killed by the node"))));
     }
-    if let Some(report) = report {
-        if report.exit == Exit::Stopped && pod.metadata.deletion_timestamp.is_some() {
+    // Kiln deletes no pod whose containers have something to say.
+    let deleted = pod.metadata.deletion_timestamp.is_some();
+    match report {
+        Some(report) if report.exit != Exit::Stopped || !deleted => return Some(classify(step, report)),
+        Some(_) | None if deleted => {
             return Some(Failure::new(
-                FailureCode::Internal,
-                "The build's pod was deleted while it ran.",
+                FailureCode::NodeLost,
+                "The build's pod was deleted by something other than Kiln while it ran.",
             ));
         }
-        return Some(classify(step, report));
+        Some(_) | None => {}
     }
     // The kubelet doesn't know what became of the container: the node restarted, or lost its runtime.
     if reason == "ContainerStatusUnknown" {
@@ -274,7 +281,7 @@ fn waiting(status: &PodStatus, scheduled: bool) -> Option<PendingReason> {
     statuses(status).find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
         let reason = waiting.reason.as_deref()?;
-        let words = || match waiting.message.as_deref() {
+        let words = || match waiting.message.as_deref().map(str::trim_end) {
             Some(message) => format!("`{}`: {reason}: {message}", container.image),
             None => format!("`{}`: {reason}", container.image),
         };
@@ -285,13 +292,35 @@ fn waiting(status: &PodStatus, scheduled: bool) -> Option<PendingReason> {
             | "ErrImageNeverPull"
             | "ImageInspectError"
             | "RegistryUnavailable"
-            | "SignatureValidationFailed" => Some(PendingReason::ImagePull(words())),
+            | "SignatureValidationFailed" => Some(PendingReason::ImagePull(format!(
+                "{} For the operator: the image is set by {}, its credentials by `kubernetes.image_pull_secrets`.",
+                sentence(words()),
+                image_setting(&container.name)
+            ))),
             "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PreStartHookError" => {
                 Some(PendingReason::Starting(Some(words())))
             }
             _ => None,
         }
     })
+}
+
+/// What sets the image of a container.
+fn image_setting(container: &str) -> &'static str {
+    match container {
+        "agent" => "`kubernetes.agent_image`",
+        "source" => "`kubernetes.agent_image` or `kubernetes.source_image`",
+        "build" => "`kubernetes.buildkit_image` or `kubernetes.buildah_image`",
+        _ => "`kubernetes.pod_template`",
+    }
+}
+
+/// With a full stop at its end.
+fn sentence(mut text: String) -> String {
+    if !text.ends_with('.') {
+        text.push('.');
+    }
+    text
 }
 
 fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
@@ -466,7 +495,7 @@ mod tests {
                     &initializing,
                 )),
                 PendingReason::ImagePull(
-                    "`source:1`: ImagePullBackOff: Back-off pulling image \"source:1\"".to_owned(),
+                    "`source:1`: ImagePullBackOff: Back-off pulling image \"source:1\". For the operator: the image is set by `kubernetes.agent_image` or `kubernetes.source_image`, its credentials by `kubernetes.image_pull_secrets`.".to_owned(),
                 ),
             ),
             (
@@ -478,7 +507,7 @@ mod tests {
                     ],
                     &initializing,
                 )),
-                PendingReason::ImagePull("`agent:1`: InvalidImageName".to_owned()),
+                PendingReason::ImagePull("`agent:1`: InvalidImageName. For the operator: the image is set by `kubernetes.agent_image`, its credentials by `kubernetes.image_pull_secrets`.".to_owned()),
             ),
             (
                 pod(status(
@@ -582,6 +611,16 @@ mod tests {
                 &["resources.memory"],
             );
         }
+        // What BuildKit says when the kernel has killed a command of the Dockerfile.
+        let killed = reported(
+            &json!({"code": 1}),
+            "error: failed to solve: process \"/bin/sh -c make\" did not complete successfully: exit code: 137\n",
+        );
+        expect_failure(
+            &build(1, "OOMKilled", &killed),
+            FailureCode::OutOfMemory,
+            &["`make`", "resources.memory"],
+        );
         expect_failure(&build(137, "Error", ""), FailureCode::Internal, &["137", "no report"]);
         expect_failure(&build(0, "Completed", ""), FailureCode::Internal, &["left no report"]);
         expect_failure(
@@ -757,8 +796,8 @@ mod tests {
         let stopped = ended("build", 143, "Error", &reported(&json!("stopped"), ""));
         expect_failure(
             &deleted(pod(status("Running", &[well("source")], &stopped))),
-            FailureCode::Internal,
-            &["deleted while it ran"],
+            FailureCode::NodeLost,
+            &["deleted by something other than Kiln"],
         );
     }
 }

@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, WatchEvent, WatchParams},
+    api::{DeleteParams, EvictParams, ListParams, WatchEvent, WatchParams},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -82,6 +82,14 @@ impl Pods {
             DeleteParams::default()
         };
         self.api.delete(name, &how).await.expect("deletes the pod");
+    }
+
+    /// What `kubectl drain` asks for.
+    pub(in crate::cluster) async fn evict(&self, name: &str) {
+        self.api
+            .evict(name, &EvictParams::default())
+            .await
+            .expect("evicts the pod");
     }
 
     /// Removes whatever is left, and says what it was.

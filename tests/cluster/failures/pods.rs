@@ -1,0 +1,98 @@
+//! Pods that never come to run.
+
+use serde_json::json;
+use toml::Table;
+
+use super::{Case, Installation, expect_failures, inline, run, set};
+use crate::cluster::support::variable;
+
+fn toml(text: &str) -> Table {
+    text.parse().expect("TOML")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_node_has_is_unschedulable() {
+    run(
+        1,
+        |config| set(config, "engine.unscheduled_timeout_seconds", 3),
+        async |kiln: &Installation| {
+            let mut request = inline("FROM busybox\n");
+            request["resources"] = json!({"cpu": "16"});
+            let case = Case::new(request, "unschedulable", &["Insufficient cpu", "`resources`"]);
+            expect_failures(kiln, vec![case]).await;
+        },
+    )
+    .await;
+}
+
+/// The builder's image is this one.
+async fn expect_pull_failure(image: &str, words: &[&str]) {
+    let image_is = |config: &mut Table| {
+        set(config, "kubernetes.buildkit_image", image);
+        set(config, "engine.image_pull_timeout_seconds", 5);
+        set(config, "engine.max_attempts", 2);
+    };
+    run(1, image_is, async |kiln: &Installation| {
+        let case = Case::new(inline("FROM busybox\n"), "image_pull_failed", words).attempts(2);
+        expect_failures(kiln, vec![case]).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_builder_image_that_is_not_there_is_named() {
+    let image = format!("{}/kiln/no-such-builder:1", variable("KILN_TEST_REGISTRY"));
+    expect_pull_failure(&image, &[&image, "not found", "`kubernetes.buildkit_image`"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_builder_image_that_wants_credentials_is_named() {
+    let image = format!("{}/kiln/buildkit:1", variable("KILN_TEST_AUTH_REGISTRY"));
+    expect_pull_failure(&image, &[&image, "`kubernetes.image_pull_secrets`"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_builder_image_that_is_no_name_is_named() {
+    expect_pull_failure("Not/An:Image:Name", &["Not/An:Image:Name", "InvalidImageName"]).await;
+}
+
+/// A pod with this over it has a node, and still doesn't run.
+async fn expect_pending(template: Table, words: &[&str]) {
+    let never = |config: &mut Table| {
+        set(config, "engine.pending_timeout_seconds", 6);
+        set(config, "kubernetes.pod_template", template);
+    };
+    run(1, never, async |kiln: &Installation| {
+        let case = Case::new(inline("FROM busybox\n"), "pending_timeout", words);
+        expect_failures(kiln, vec![case]).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_cannot_be_made_is_explained_by_the_node() {
+    let template = toml(
+        r#"
+        [[spec.initContainers]]
+        name = "source"
+        env = [{ name = "A", valueFrom = { secretKeyRef = { name = "no-such-secret", key = "a" } } }]
+        "#,
+    );
+    let words = ["did not run within 6 s", "secret \"no-such-secret\" not found"];
+    expect_pending(template, &words).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_never_comes_is_left_to_the_operator() {
+    let template = toml(
+        r#"
+        [[spec.volumes]]
+        name = "more"
+        configMap = { name = "no-such-map" }
+        [[spec.initContainers]]
+        name = "source"
+        volumeMounts = [{ name = "more", mountPath = "/more" }]
+        "#,
+    );
+    expect_pending(template, &["did not run within 6 s", "pod's events", "operator"]).await;
+}
