@@ -4,6 +4,7 @@
 
 mod cluster {
     mod conformance;
+    mod deploy;
     mod failures;
     mod images;
     mod logs;

@@ -1,6 +1,7 @@
 //! What every test here starts from.
 
 mod api;
+mod deployment;
 mod environment;
 mod git;
 mod installation;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 pub(super) use self::{
     api::Api,
+    deployment::{Deployment, Images, agent_binary, kubectl, repository, strip},
     environment::variable,
     git::Repository,
     installation::{Installation, run, set},

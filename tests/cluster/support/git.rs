@@ -49,6 +49,11 @@ impl Repository {
         std::os::unix::fs::symlink(target, path).expect("a link");
     }
 
+    /// The working tree; what is put into it goes into the next commit.
+    pub(in crate::cluster) fn folder(&self) -> &Path {
+        self.tree.path()
+    }
+
     /// Commits these files to the branch `main`. Returns the commit's id.
     pub(in crate::cluster) fn commit(&self, files: &[(&str, &str)]) -> String {
         for (path, content) in files {
