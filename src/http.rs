@@ -5,7 +5,10 @@ mod accept;
 mod auth;
 mod body;
 mod builds;
+mod conditional;
+mod cors;
 mod error;
+mod events;
 mod metrics;
 mod operations;
 mod path;
@@ -17,9 +20,12 @@ mod router;
 mod server;
 mod state;
 mod stream;
+mod stream_tickets;
+mod strict;
 pub mod token;
 
 pub use self::{
+    cors::{Cors, Origin},
     metrics::Metrics,
     router::{openapi, router},
     server::serve,

@@ -3,13 +3,15 @@
 //! A write is durable before anybody hears of it. Readers are woken by [`signals`] and read from Postgres; a slow
 //! reader costs itself only, and a lost wake-up costs a moment.
 
+mod changes;
 mod heads;
 pub mod reader;
 pub mod signals;
 pub mod writer;
 
 pub use self::{
-    heads::Heads,
+    changes::ChangeReader,
+    heads::{Heads, Subscription},
     reader::Reader,
     signals::Signals,
     writer::{AppendError, Writer},

@@ -6,6 +6,7 @@
 //! build's row, in the same statement that made it happen.
 
 pub mod builds;
+pub mod changes;
 pub mod entries;
 pub mod journal;
 pub mod leases;
@@ -14,6 +15,7 @@ pub mod notify;
 pub mod projects;
 pub mod queue;
 mod rows;
+pub mod tickets;
 pub mod tokens;
 pub mod transitions;
 

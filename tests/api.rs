@@ -5,7 +5,7 @@ mod api {
     mod builds {
         mod cancel;
         mod create;
-        mod events;
+        pub(super) mod events;
         mod get;
         mod list;
         mod logs;
@@ -13,8 +13,11 @@ mod api {
         mod retry;
     }
     mod errors;
+    mod events;
     mod operations;
     mod projects;
+    mod stream_tickets;
     mod support;
+    mod surroundings;
     mod worker;
 }

@@ -11,6 +11,7 @@ use url::Url;
 use crate::{
     domain::spec::{Builder, Limits},
     engine,
+    http::Cors,
     runner::{kubernetes, local, registry::Registry},
 };
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub registry: Vec<Registry>,
     /// What requests may ask for.
     pub limits: Limits,
+    /// Which web pages may call the API.
+    pub cors: Cors,
     /// Limits and timers of the engine.
     pub engine: engine::Config,
     /// What is written to standard error.
@@ -51,6 +54,7 @@ impl Default for Config {
             local: local::LocalConfig::default(),
             registry: Vec::new(),
             limits: Limits::default(),
+            cors: Cors::default(),
             engine: engine::Config::default(),
             log: Log::default(),
         }

@@ -149,6 +149,7 @@ impl Service {
             },
             metrics,
             registry: Arc::new(std::mem::take(&mut self.metrics)),
+            cors: self.config.cors.clone(),
             external_url: self.config.external_url.clone(),
             streams: http::StreamTiming::default(),
             stopping: self.shutdown.clone(),

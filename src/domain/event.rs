@@ -4,8 +4,9 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
-use super::{failure::Failure, spec::Digest, state::StateName};
+use super::{failure::Failure, project::ProjectName, spec::Digest, state::StateName};
 
 /// One journal entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,28 @@ pub struct Status {
     /// tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+}
+
+/// A build has entered another state: what readers of many builds see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = BuildChange)]
+pub struct Change {
+    /// Grows with every change of any build. Numbers of changes that a reader may not see are left out.
+    pub seq: i64,
+    /// The build.
+    pub build: Uuid,
+    /// The project that owns it.
+    pub project: ProjectName,
+    /// The state that was entered.
+    pub state: StateName,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The attempt in hand, or the last one; null before the first.
+    pub attempt: Option<u32>,
+    /// Why the build failed, when it did.
+    pub failure: Option<Failure>,
+    /// The image's digest, when the build succeeded.
+    pub digest: Option<Digest>,
 }
 
 /// The containers of a build pod that do the user's work, in their order.

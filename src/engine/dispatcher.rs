@@ -82,7 +82,7 @@ async fn claim<R: Runner>(context: &Arc<Context<R>>, session: &Session) -> Resul
     let full = u32::try_from(claimed.len()) == Ok(config.claim_batch);
     for build in claimed {
         context.metrics.claimed.inc();
-        context.signals.head(build.lease.attempt.build, build.head);
+        context.signals.status(build.lease.attempt.build, build.head);
         session.drive(context, build, false);
     }
     Ok(if full { More::Perhaps } else { More::No })

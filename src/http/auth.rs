@@ -4,28 +4,38 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, header, request::Parts},
 };
+use url::form_urlencoded;
+use uuid::Uuid;
 
 use super::{
     error::{ApiError, Missing, TokenProblem},
+    path::BuildPath,
     state::App,
-    token::BearerToken,
+    token::{BearerToken, StreamTicket},
 };
 use crate::{
     domain::{
         build::Build,
         project::{ProjectName, Scope},
+        spec::reader::{Object, Reported},
     },
-    store,
+    store::{self, tickets::Streams},
 };
 
 /// The bearer of a valid token.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
+    token: Uuid,
     project: ProjectName,
     scopes: Vec<Scope>,
 }
 
 impl Caller {
+    /// The token's id.
+    pub(super) const fn token(&self) -> Uuid {
+        self.token
+    }
+
     /// The token's own project.
     pub(super) const fn project(&self) -> &ProjectName {
         &self.project
@@ -98,8 +108,83 @@ impl FromRequestParts<App> for Caller {
             return Err(refuse(TokenProblem::Expired));
         }
         Ok(Self {
+            token: token.id,
             project: token.project,
             scopes: token.scopes,
+        })
+    }
+}
+
+/// A build that the caller may read.
+pub(super) struct ReadableBuild(pub(super) Build);
+
+impl FromRequestParts<App> for ReadableBuild {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        readable(parts, app, &caller).await.map(Self)
+    }
+}
+
+/// A build whose streams the caller may open: as [`ReadableBuild`], or with a ticket.
+pub(super) struct StreamableBuild(pub(super) Build);
+
+impl FromRequestParts<App> for StreamableBuild {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let StreamCaller { caller, ticket } = StreamCaller::from_request_parts(parts, app).await?;
+        let build = readable(parts, app, &caller).await?;
+        match ticket {
+            Some(streams) if streams != Streams::Build(build.id) => Err(ApiError::NotFound(Missing::Build)),
+            _ => Ok(Self(build)),
+        }
+    }
+}
+
+async fn readable(parts: &mut Parts, app: &App, caller: &Caller) -> Result<Build, ApiError> {
+    caller.require(Scope::BuildsRead)?;
+    let BuildPath(id) = BuildPath::from_request_parts(parts, app).await?;
+    caller.own(store::builds::get(&app.pool, id).await?)
+}
+
+/// Marks the parameter `ticket` as known; [`StreamCaller`] reads it.
+pub(super) fn ticket(query: &Object<'_>) -> Result<(), Reported> {
+    query.field("ticket").text().map(drop)
+}
+
+/// Who opens a stream: the bearer of a token, or of a ticket that was made with it.
+pub(super) struct StreamCaller {
+    /// What the token allows.
+    pub(super) caller: Caller,
+    /// What the ticket opens, where there is one instead of the token.
+    pub(super) ticket: Option<Streams>,
+}
+
+impl FromRequestParts<App> for StreamCaller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let query = parts.uri.query().unwrap_or_default();
+        let ticket = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "ticket");
+        let Some((_, ticket)) = ticket.filter(|_| !parts.headers.contains_key(header::AUTHORIZATION)) else {
+            let caller = Caller::from_request_parts(parts, app).await?;
+            return Ok(Self { caller, ticket: None });
+        };
+        let refused = ApiError::Unauthenticated(TokenProblem::Ticket);
+        let Some(ticket) = StreamTicket::parse(&ticket) else {
+            return Err(refused);
+        };
+        let found = store::tickets::by_hash(&app.pool, &ticket.hash(), app.clock.now()).await?;
+        let found = found.ok_or(refused)?;
+        Ok(Self {
+            caller: Caller {
+                token: found.token,
+                project: found.project,
+                scopes: found.scopes,
+            },
+            ticket: Some(found.streams),
         })
     }
 }
@@ -136,6 +221,7 @@ mod tests {
     fn only_admins_see_other_projects() {
         let name = |text: &str| text.parse::<ProjectName>().expect("a name");
         let caller = |scope| Caller {
+            token: Uuid::nil(),
             project: name("mine"),
             scopes: vec![scope],
         };

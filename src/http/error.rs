@@ -106,6 +106,8 @@ pub(super) enum TokenProblem {
     Unknown,
     /// Its time is over.
     Expired,
+    /// It is a stream ticket that nobody knows, or whose time is over.
+    Ticket,
 }
 
 /// What wasn't found.

@@ -153,6 +153,10 @@ fn answer(error: &ApiError) -> Answer {
                     "the token is not known: it was deleted, or belongs to another installation",
                     r#"Bearer realm="kiln", error="invalid_token""#,
                 ),
+                TokenProblem::Ticket => (
+                    "the ticket is not known, or its time is over: make another by `POST /v1/stream-tickets`, or",
+                    r#"Bearer realm="kiln", error="invalid_token""#,
+                ),
                 TokenProblem::Expired => (
                     "the token has expired",
                     r#"Bearer realm="kiln", error="invalid_token", error_description="expired""#,

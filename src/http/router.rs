@@ -5,10 +5,19 @@ use std::any::Any;
 use axum::{
     Router,
     extract::Request,
+    http::{Extensions, HeaderMap, StatusCode, Version, header},
     middleware,
     response::{IntoResponse, Response},
 };
-use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
+use tower::ServiceBuilder;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::{
+        CompressionLayer,
+        predicate::{Predicate as _, SizeAbove},
+    },
+    trace::TraceLayer,
+};
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
@@ -18,9 +27,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     builds,
     error::{ApiError, Missing},
-    metrics, operations, problem, projects,
+    events, metrics, operations, problem, projects,
     request_id::{self, RequestId},
     state::App,
+    stream_tickets, strict,
 };
 use crate::domain::event;
 
@@ -33,7 +43,7 @@ use crate::domain::event;
         (name = "operations", description = "For operators and tools"),
     ),
     // What streams carry isn't reached from any answer.
-    components(schemas(event::Status, event::Step, event::Log, event::Gap, event::End)),
+    components(schemas(event::Change, event::Status, event::Step, event::Log, event::Gap, event::End)),
     modifiers(&Bearer),
 )]
 struct Description;
@@ -55,6 +65,19 @@ impl Modify for Bearer {
     }
 }
 
+/// Below this many bytes compression costs more than it saves.
+const COMPRESS_FROM: u64 = 1024;
+
+/// Whether an answer may be compressed: documents, and not what is sent while it comes into being or by ranges.
+fn compressible(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
+    let form = headers.get(header::CONTENT_TYPE).and_then(|form| form.to_str().ok());
+    let form = form.and_then(|form| form.split(';').next()).unwrap_or_default();
+    matches!(
+        form,
+        "application/json" | "application/problem+json" | "application/openmetrics-text" | "text/html"
+    )
+}
+
 fn table() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(builds::create::create, builds::list::list))
@@ -63,6 +86,8 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(builds::retry::retry))
         .routes(routes!(builds::events::events))
         .routes(routes!(builds::logs::logs))
+        .routes(routes!(events::events))
+        .routes(routes!(stream_tickets::create))
         .routes(routes!(projects::create::create, projects::list::list))
         .routes(routes!(projects::get::get))
         .routes(routes!(projects::tokens::create::create, projects::tokens::list::list))
@@ -81,12 +106,17 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// The API.
 pub fn router(app: App) -> Router {
     let (router, _) = table().split_for_parts();
+    // Answers to preflights aren't counted by route: they say nothing about it.
+    let cors = ServiceBuilder::new().option_layer(app.cors.layer());
     router
         .fallback(|| async { ApiError::NotFound(Missing::Route) })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         // The last one added sees a request first.
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(strict::refuse_parameters))
         .layer(middleware::from_fn_with_state(app.metrics.clone(), problem::render))
+        .layer(cors)
+        .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESS_FROM).and(compressible)))
         .layer(middleware::from_fn_with_state(app.metrics.clone(), metrics::observe))
         .layer(
             TraceLayer::new_for_http()

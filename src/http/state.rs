@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::{metrics::Metrics, stream::sse::StreamTiming};
+use super::{cors::Cors, metrics::Metrics, stream::sse::StreamTiming};
 use crate::{
     domain::{clock::Clock, id::BuildId, spec::Limits},
     journal::Signals,
@@ -33,6 +33,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Every metric of the process, for `/metrics`.
     pub registry: Arc<Registry>,
+    /// Which web pages may call.
+    pub cors: Cors,
     /// Stands before the paths in links; without it links are paths.
     pub external_url: Option<Url>,
     /// How streams of events behave.
@@ -50,9 +52,9 @@ impl App {
         }
     }
 
-    /// Tells the rest of the replica, after a commit, that a journal has grown.
+    /// Tells the rest of the installation, after a commit, that a build has entered another state.
     pub(super) fn announce(&self, build: BuildId, head: i64) {
-        self.signals.head(build, head);
+        self.signals.status(build, head);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bearer tokens: `kiln_` and 32 random bytes. The database holds their SHA-256 only; they are too long to be guessed,
+//! Bearer tokens and stream tickets: `kiln_` or `kilnst_` and 32 random bytes. The database holds their SHA-256 only; they are too long to be guessed,
 //! so no slow hash is needed.
 
 use std::fmt;
@@ -6,41 +6,54 @@ use std::fmt;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
-const PREFIX: &str = "kiln_";
 const BYTES: usize = 32;
 
-/// A token in the clear. Its `Debug` form doesn't show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct BearerToken(String);
+macro_rules! secret {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq)]
+        pub struct $name(String);
 
-impl BearerToken {
-    /// A token of the given random bytes.
-    pub fn from_random(bytes: [u8; BYTES]) -> Self {
-        Self(format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(bytes)))
-    }
+        impl $name {
+            /// One of the given random bytes.
+            pub fn from_random(bytes: [u8; BYTES]) -> Self {
+                Self(format!("{}{}", $prefix, BASE64_URL_SAFE_NO_PAD.encode(bytes)))
+            }
 
-    /// Reads a token as a caller sent it. `None` when it can't be one.
-    pub fn parse(text: &str) -> Option<Self> {
-        let encoded = text.strip_prefix(PREFIX)?;
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(encoded).ok()?;
-        (bytes.len() == BYTES).then(|| Self(text.to_owned()))
-    }
+            /// Reads one as a caller sent it. `None` when it can't be one.
+            pub fn parse(text: &str) -> Option<Self> {
+                let encoded = text.strip_prefix($prefix)?;
+                let bytes = BASE64_URL_SAFE_NO_PAD.decode(encoded).ok()?;
+                (bytes.len() == BYTES).then(|| Self(text.to_owned()))
+            }
 
-    /// What the database knows it by.
-    pub fn hash(&self) -> [u8; 32] {
-        Sha256::digest(&self.0).into()
-    }
+            /// What the database knows it by.
+            pub fn hash(&self) -> [u8; 32] {
+                Sha256::digest(&self.0).into()
+            }
 
-    /// The token, to be shown once to its maker.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
+            /// The secret, to be shown once to its maker.
+            pub fn expose(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(…)"))
+            }
+        }
+    };
 }
 
-impl fmt::Debug for BearerToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BearerToken(…)")
-    }
+secret! {
+    /// A token in the clear. Its `Debug` form doesn't show it.
+    BearerToken, "kiln_"
+}
+
+secret! {
+    /// A ticket for streams in the clear. Its `Debug` form doesn't show it.
+    StreamTicket, "kilnst_"
 }
 
 #[cfg(test)]

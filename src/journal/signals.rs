@@ -10,19 +10,27 @@ use std::{
 };
 
 use sqlx::PgPool;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::{
+    sync::{Notify, broadcast, mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::Heads;
 use crate::{
     domain::id::BuildId,
-    store::notify::{self, Hint, Listener},
+    store::{
+        self,
+        notify::{self, Hint, Listener},
+    },
 };
 
 /// Hints are gathered for this long before other replicas get them.
 const GATHER: Duration = Duration::from_millis(100);
 /// Gathered hints beyond this are dropped: they are only hints, and readers poll.
 const OUTBOX: usize = 16 * 1024;
+/// A numbering that is younger serves readers that look without any news.
+const FRESH: Duration = Duration::from_secs(1);
 /// How often to look without a hint, while hints arrive.
 const POLL_LISTENING: Duration = Duration::from_secs(10);
 /// How often to look without a hint, while no hint can arrive.
@@ -36,6 +44,9 @@ struct Inner {
     heads: Heads,
     queued: Notify,
     cancels: broadcast::Sender<BuildId>,
+    /// Counts news of builds that entered another state.
+    changes: watch::Sender<u64>,
+    numbered: tokio::sync::Mutex<Numbered>,
     outbox: mpsc::Sender<Hint>,
     listening: AtomicBool,
 }
@@ -49,6 +60,8 @@ impl Signals {
             heads: Heads::default(),
             queued: Notify::new(),
             cancels: broadcast::Sender::new(1024),
+            changes: watch::Sender::new(0),
+            numbered: tokio::sync::Mutex::default(),
             outbox,
             listening: AtomicBool::new(false),
         }));
@@ -84,6 +97,40 @@ impl Signals {
         self.tell(Hint::Head(build, head));
     }
 
+    /// A build has entered another state, and its journal has grown. Call it after the commit.
+    pub fn status(&self, build: BuildId, head: i64) {
+        self.head(build, head);
+        self.change();
+        self.tell(Hint::Change);
+    }
+
+    fn change(&self) {
+        self.0.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Counts news of builds that entered another state.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Has the changes numbered that the news so far was about, once for all readers of this process that ask for it
+    /// at the same time.
+    pub(super) async fn number_changes(&self, pool: &PgPool) -> Result<(), store::Error> {
+        let wanted = *self.0.changes.borrow();
+        let mut numbered = self.0.numbered.lock().await;
+        let fresh = numbered.at.is_some_and(|at| at.elapsed() < FRESH);
+        if fresh && numbered.count == Some(wanted) {
+            return Ok(());
+        }
+        let count = *self.0.changes.borrow();
+        store::changes::number(pool).await?;
+        *numbered = Numbered {
+            count: Some(count),
+            at: Some(Instant::now()),
+        };
+        Ok(())
+    }
+
     /// Waits until a build was queued since the last call.
     pub async fn wait_queued(&self) {
         self.0.queued.notified().await;
@@ -116,8 +163,16 @@ impl Signals {
                 let _ = self.0.cancels.send(build);
             }
             Hint::Head(build, head) => self.0.heads.advance(build, head),
+            Hint::Change => self.change(),
         }
     }
+}
+
+/// The news that changes were numbered for, and when that was.
+#[derive(Default)]
+struct Numbered {
+    count: Option<u64>,
+    at: Option<Instant>,
 }
 
 /// Carries news between this replica and the others.
@@ -189,6 +244,7 @@ async fn listen(pool: &PgPool, signals: &Signals) {
                 // What was said before the connection stood is unknown.
                 signals.0.heads.nudge();
                 signals.0.queued.notify_one();
+                signals.change();
                 loop {
                     match listener.next().await {
                         Ok(Some(hints)) => hints.into_iter().for_each(|hint| signals.hear(hint)),
@@ -201,6 +257,7 @@ async fn listen(pool: &PgPool, signals: &Signals) {
                 }
                 signals.0.listening.store(false, Ordering::Relaxed);
                 signals.0.heads.nudge();
+                signals.change();
             }
             Err(error) => tracing::debug!(error = %error, "hints from other replicas can't be heard; polling"),
         }

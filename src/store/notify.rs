@@ -22,6 +22,8 @@ pub enum Hint {
     Queued,
     /// A live build is to be stopped.
     Cancel(BuildId),
+    /// A build has entered another state.
+    Change,
     /// A journal has grown to this head.
     Head(BuildId, i64),
 }
@@ -33,6 +35,7 @@ fn encode(hints: &[Hint]) -> Vec<String> {
         // Writing to a String can't fail.
         let _ = match hint {
             Hint::Queued => write!(word, "q "),
+            Hint::Change => write!(word, "s "),
             Hint::Cancel(build) => write!(word, "c{} ", build.0.simple()),
             Hint::Head(build, head) => write!(word, "h{}:{head} ", build.0.simple()),
         };
@@ -49,6 +52,7 @@ fn decode(payload: &str) -> impl Iterator<Item = Hint> + '_ {
         .split_ascii_whitespace()
         .filter_map(|word| match word.split_at_checked(1)? {
             ("q", "") => Some(Hint::Queued),
+            ("s", "") => Some(Hint::Change),
             ("c", build) => Some(Hint::Cancel(build.parse().ok()?)),
             ("h", rest) => {
                 let (build, head) = rest.split_once(':')?;
@@ -100,7 +104,7 @@ mod tests {
 
     #[test]
     fn hints_survive_the_trip_in_bounded_payloads() {
-        let mut hints = vec![Hint::Queued];
+        let mut hints = vec![Hint::Queued, Hint::Change];
         for head in 0..1000 {
             hints.push(Hint::Head(BuildId::new(), head));
             hints.push(Hint::Cancel(BuildId::new()));

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use kiln::{
     domain::{clock::SystemClock, project::Scope, spec::Limits},
-    http::{App, Health, Metrics, Random, StreamTiming, router, serve, token::BearerToken},
+    http::{App, Cors, Health, Metrics, Random, StreamTiming, router, serve, token::BearerToken},
     journal::Signals,
     store::{
         projects,
@@ -62,6 +62,7 @@ impl TestApp {
             health: Health { cluster: Some(health) },
             metrics: Metrics::register(&mut registry),
             registry: Arc::new(registry),
+            cors: Cors::default(),
             external_url: None,
             streams: StreamTiming::default(),
             stopping: stopping.clone(),

@@ -78,7 +78,7 @@ impl<R: Runner> Driver<'_, R> {
         if to.name().is_terminal() || matches!(to, BuildState::Queued { .. }) {
             self.context.metrics.attempts_finished.get_or_create(&labels).inc();
         }
-        self.context.signals.head(build, head);
+        self.context.signals.status(build, head);
         self.state = to;
     }
 
@@ -107,7 +107,7 @@ impl<R: Runner> Driver<'_, R> {
         loop {
             match transitions::release(&self.context.pool, &self.lease, now, now).await {
                 Ok(head) => {
-                    self.context.signals.head(self.lease.attempt.build, head);
+                    self.context.signals.status(self.lease.attempt.build, head);
                     return Ok(());
                 }
                 Err(store::Error::Conflict) => {

@@ -3,22 +3,17 @@
 use axum::{extract::State, http::HeaderMap, response::Response};
 
 use crate::{
-    domain::{
-        project::Scope,
-        spec::reader::{Object, Reported},
-    },
+    domain::spec::reader::{Object, Reported},
     http::{
         accept::{self, EVENT_STREAM},
-        auth::Caller,
+        auth::{self, StreamableBuild},
         error::{ApiError, Missing},
-        path::BuildPath,
         problem::Problem,
         query::{Number, Parameters, Query},
         state::App,
         stream::{Selection, sse},
     },
     journal::Reader,
-    store,
 };
 
 pub(in crate::http) struct Params {
@@ -28,6 +23,7 @@ pub(in crate::http) struct Params {
 impl Parameters for Params {
     fn read(query: &Object<'_>) -> Result<Self, Reported> {
         let from = query.field("from").parse::<Number<0, { i64::MAX }>>()?;
+        auth::ticket(query)?;
         Ok(Self {
             from: from.map_or(0, |Number(from)| from),
         })
@@ -44,6 +40,7 @@ impl Parameters for Params {
     params(
         ("id" = Uuid, Path, description = "The build"),
         ("from" = Option<i64>, Query, minimum = 0, description = "Begin after this sequence number; 0 when absent"),
+        ("ticket" = Option<String>, Query, description = "A stream ticket, for those who can't send a token in a header"),
         ("Last-Event-ID" = Option<i64>, Header, description = "As `from`, and wins over it"),
     ),
     responses(
@@ -54,16 +51,13 @@ impl Parameters for Params {
 )]
 pub(in crate::http) async fn events(
     State(app): State<App>,
-    caller: Caller,
-    BuildPath(id): BuildPath,
+    StreamableBuild(build): StreamableBuild,
     Query(params): Query<Params>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::BuildsRead)?;
     accept::choose(&headers, &[EVENT_STREAM])?;
     let after = sse::last_event_id(&headers)?.unwrap_or(params.from);
-    caller.own(store::builds::get(&app.pool, id).await?)?;
-    let opened = Reader::open(&app.pool, &app.signals, id, after)
+    let opened = Reader::open(&app.pool, &app.signals, build.id, after)
         .await?
         .ok_or(ApiError::NotFound(Missing::Build))?;
     Ok(sse::respond(&app, opened, Selection::Everything))

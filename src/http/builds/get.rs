@@ -3,33 +3,35 @@
 use std::time::Duration;
 
 use axum::{
-    Json,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, header},
+    response::Response,
 };
+use tokio::time::Instant;
 
 use super::view::BuildView;
 use crate::{
     domain::{
         build::Build,
         id::BuildId,
-        project::Scope,
         spec::reader::{Object, Reported},
     },
     http::{
-        auth::Caller,
-        error::ApiError,
-        path::BuildPath,
+        auth::ReadableBuild,
+        conditional::Tagged,
+        error::{ApiError, Missing},
         problem::Problem,
         query::{Number, Parameters, Query},
         state::App,
     },
+    journal::Subscription,
     store,
 };
 
 /// Longest wait, in seconds.
 const MAX_WAIT: i64 = 60;
+/// Time between two looks at a build that has news.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 pub(in crate::http) struct Params {
     wait: Option<Duration>,
@@ -49,54 +51,66 @@ impl Parameters for Params {
 /// Look at a build.
 ///
 /// With `wait` the answer comes when the build is over, or when the time is up, whichever is first. With the `ETag` of
-/// an earlier answer in `If-None-Match` the answer is 304 when nothing has changed since.
+/// an earlier answer in `If-None-Match` the answer is 304 when nothing has changed since; with both, the answer comes as
+/// soon as something has.
 #[utoipa::path(
     get, path = "/v1/builds/{id}", tag = "builds", operation_id = "getBuild",
     params(
         ("id" = Uuid, Path, description = "The build"),
-        ("wait" = Option<u32>, Query, minimum = 0, maximum = 60, description = "Wait up to this many seconds for the build to end"),
+        ("wait" = Option<u32>, Query, minimum = 0, maximum = 60, description = "Wait up to this many seconds for the build to end, or with `If-None-Match` to change"),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
     ),
     responses(
-        (status = 200, description = "The build", body = BuildView, headers(("ETag", description = "Changes with every change of the build"))),
+        (status = 200, description = "The build", body = BuildView, headers(("ETag", description = "Changes with what is shown of the build"))),
         (status = 304, description = "Unchanged"),
         (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::http) async fn get(
     State(app): State<App>,
-    caller: Caller,
-    BuildPath(id): BuildPath,
+    ReadableBuild(build): ReadableBuild,
     Query(params): Query<Params>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::BuildsRead)?;
-    let mut build = caller.own(store::builds::get(&app.pool, id).await?)?;
-    if let Some(wait) = params.wait
-        && !build.state.name().is_terminal()
-    {
-        wait_for_end(&app, id, wait).await?;
-        build = caller.own(store::builds::get(&app.pool, id).await?)?;
-    }
-    let etag = etag(&build);
-    let unchanged = headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| matches(value, &etag));
-    let mut response = if unchanged {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        Json(BuildView::new(build, &app)).into_response()
+    let id = build.id;
+    let mut over = build.state.name().is_terminal();
+    let mut answer = Tagged::json(&BuildView::new(build, &app));
+    let Some(wait) = params.wait.filter(|_| !over) else {
+        return Ok(answer.respond(&headers));
     };
-    // Digits and quotes.
-    if let Ok(etag) = HeaderValue::from_str(&etag) {
-        response.headers_mut().insert(header::ETAG, etag);
+    let until = Instant::now() + wait;
+    if headers.contains_key(header::IF_NONE_MATCH) {
+        let mut news = app.signals.heads().subscribe(id);
+        while !over && answer.is_known(&headers) && pause(&app, &mut news, until).await {
+            let build = read(&app, id).await?;
+            over = build.state.name().is_terminal();
+            answer = Tagged::json(&BuildView::new(build, &app));
+        }
+    } else {
+        wait_for_end(&app, id, wait).await?;
+        answer = Tagged::json(&BuildView::new(read(&app, id).await?, &app));
     }
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    Ok(response)
+    Ok(answer.respond(&headers))
+}
+
+async fn read(app: &App, id: BuildId) -> Result<Build, ApiError> {
+    store::builds::get(&app.pool, id)
+        .await?
+        .ok_or(ApiError::NotFound(Missing::Build))
+}
+
+/// Waits for news of the build, or until it is time to look without any. False when the time is up or the server
+/// stops. Output is news, too, so a build that prints much is looked at now and then only.
+async fn pause(app: &App, news: &mut Subscription, until: Instant) -> bool {
+    let news = async {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        let _ = tokio::time::timeout(app.signals.poll_interval(), news.changed()).await;
+    };
+    tokio::select! {
+        () = news => true,
+        () = tokio::time::sleep_until(until) => false,
+        () = app.stopping.cancelled() => false,
+    }
 }
 
 /// Returns when the build is over, the time is up or the server stops.
@@ -116,29 +130,5 @@ async fn wait_for_end(app: &App, id: BuildId, wait: Duration) -> Result<(), ApiE
         ended = ended => ended,
         () = tokio::time::sleep(wait) => Ok(()),
         () = app.stopping.cancelled() => Ok(()),
-    }
-}
-
-fn etag(build: &Build) -> String {
-    format!("\"{}\"", build.journal_head)
-}
-
-/// Whether a list of tags holds this one, by the weak comparison (RFC 9110, section 13.1.2).
-fn matches(list: &str, etag: &str) -> bool {
-    list.split(',')
-        .map(str::trim)
-        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tags_are_compared_weakly() {
-        assert!(matches("\"7\"", "\"7\""));
-        assert!(matches("\"1\", W/\"7\"", "\"7\""));
-        assert!(matches("*", "\"7\""));
-        assert!(!matches("\"77\", 7", "\"7\""));
     }
 }

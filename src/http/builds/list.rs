@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use axum::{Json, extract::State};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -23,6 +23,7 @@ use crate::{
     },
     http::{
         auth::Caller,
+        conditional,
         error::{ApiError, Missing},
         problem::Problem,
         query::{Number, Parameters, Query, Time, each},
@@ -137,7 +138,8 @@ pub(in crate::http) struct BuildList {
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Builds on a page; 50 when absent"),
     ),
     responses(
-        (status = 200, description = "A page of builds", body = BuildList),
+        (status = 200, description = "A page of builds", body = BuildList, headers(("ETag", description = "For `If-None-Match`"))),
+        (status = 304, description = "Unchanged"),
         (status = 400, description = "A parameter is invalid", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -145,7 +147,8 @@ pub(in crate::http) async fn list(
     State(app): State<App>,
     caller: Caller,
     Query(params): Query<Params>,
-) -> Result<Json<BuildList>, ApiError> {
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     caller.require(Scope::BuildsRead)?;
     let project = match params.project {
         Some(project) if !caller.sees(&project) => return Err(ApiError::NotFound(Missing::Project)),
@@ -166,10 +169,11 @@ pub(in crate::http) async fn list(
     let more = found.len() > page;
     found.truncate(page);
     let next = found.last().filter(|_| more).map(|last| Cursor(last.id).encode());
-    Ok(Json(BuildList {
+    let list = BuildList {
         items: found.into_iter().map(|build| BuildView::new(build, &app)).collect(),
         next,
-    }))
+    };
+    Ok(conditional::json(&headers, &list))
 }
 
 #[cfg(test)]

@@ -9,21 +9,18 @@ use axum::{
 use crate::{
     domain::{
         event::StepName,
-        project::Scope,
         spec::reader::{Object, Reported},
     },
     http::{
         accept::{self, EVENT_STREAM, NDJSON, TEXT},
-        auth::Caller,
+        auth::{self, StreamableBuild},
         error::{ApiError, Missing},
-        path::BuildPath,
         problem::Problem,
         query::{Number, Parameters, Query, Switch},
         state::App,
         stream::{Selection, document, ranged, sse},
     },
     journal::Reader,
-    store,
 };
 
 pub(in crate::http) struct Params {
@@ -38,7 +35,9 @@ impl Parameters for Params {
             .field("step")
             .one_of(&StepName::ALL.map(|step| (step.as_str(), step)));
         let from = query.field("from").parse::<Number<0, { i64::MAX }>>();
+        let ticket = auth::ticket(query);
         let follow = query.field("follow").parse::<Switch>();
+        ticket?;
         Ok(Self {
             step: step?,
             from: from?.map_or(0, |Number(from)| from),
@@ -60,6 +59,7 @@ impl Parameters for Params {
         ("step" = Option<StepName>, Query, description = "Only this step's output"),
         ("from" = Option<i64>, Query, minimum = 0, description = "Begin after this sequence number; 0 when absent"),
         ("follow" = Option<bool>, Query, description = "Stay until the build is over"),
+        ("ticket" = Option<String>, Query, description = "A stream ticket, for those who can't send a token in a header"),
         ("Last-Event-ID" = Option<i64>, Header, description = "With text/event-stream: as `from`, and wins over it"),
         ("Range" = Option<String>, Header, description = "With text/plain of a finished build: one range of bytes"),
     ),
@@ -76,18 +76,16 @@ impl Parameters for Params {
 )]
 pub(in crate::http) async fn logs(
     State(app): State<App>,
-    caller: Caller,
-    BuildPath(id): BuildPath,
+    StreamableBuild(build): StreamableBuild,
     Query(params): Query<Params>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::BuildsRead)?;
+    let id = build.id;
     let form = accept::choose(&headers, &[TEXT, NDJSON, EVENT_STREAM])?;
     let after = match form {
         EVENT_STREAM => sse::last_event_id(&headers)?.unwrap_or(params.from),
         _ => params.from,
     };
-    caller.own(store::builds::get(&app.pool, id).await?)?;
     let opened = Reader::open(&app.pool, &app.signals, id, after)
         .await?
         .ok_or(ApiError::NotFound(Missing::Build))?;

@@ -1,6 +1,6 @@
 //! `GET /v1/projects`.
 
-use axum::{Json, extract::State};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -12,6 +12,7 @@ use crate::{
     },
     http::{
         auth::Caller,
+        conditional,
         error::ApiError,
         problem::Problem,
         query::{Number, Parameters, Query},
@@ -58,7 +59,8 @@ pub(in crate::http) struct ProjectList {
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Projects on a page; 50 when absent"),
     ),
     responses(
-        (status = 200, description = "A page of projects", body = ProjectList),
+        (status = 200, description = "A page of projects", body = ProjectList, headers(("ETag", description = "For `If-None-Match`"))),
+        (status = 304, description = "Unchanged"),
         (status = 400, description = "A parameter is invalid", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -66,7 +68,8 @@ pub(in crate::http) async fn list(
     State(app): State<App>,
     caller: Caller,
     Query(params): Query<Params>,
-) -> Result<Json<ProjectList>, ApiError> {
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     caller.require(Scope::BuildsRead)?;
     if !caller.is_admin() {
         let own = projects::get(&app.pool, caller.project()).await?;
@@ -75,7 +78,7 @@ pub(in crate::http) async fn list(
             .filter(|project| params.cursor.as_ref().is_none_or(|cursor| project.name > *cursor))
             .map(ProjectView::from)
             .collect();
-        return Ok(Json(ProjectList { items, next: None }));
+        return Ok(conditional::json(&headers, &ProjectList { items, next: None }));
     }
     // One more than fits tells whether there is a next page.
     let mut found = projects::list(&app.pool, params.cursor.as_ref(), params.limit + 1).await?;
@@ -83,8 +86,9 @@ pub(in crate::http) async fn list(
     let more = found.len() > page;
     found.truncate(page);
     let next = found.last().filter(|_| more).map(|last| last.name.to_string());
-    Ok(Json(ProjectList {
+    let list = ProjectList {
         items: found.into_iter().map(ProjectView::from).collect(),
         next,
-    }))
+    };
+    Ok(conditional::json(&headers, &list))
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::domain::event::{Event, Gap};
+use crate::domain::event::{Change, Event, Gap};
 
 /// An entry's content behind its number.
 #[derive(Serialize)]
@@ -35,6 +35,14 @@ pub(super) fn server_sent(out: &mut Vec<u8>, seq: i64, event: &Event) {
     let kind = event.kind();
     out.extend_from_slice(format!("id: {seq}\nevent: {kind}\ndata: ").as_bytes());
     json(out, seq, None, event);
+    out.extend_from_slice(b"\n\n");
+}
+
+/// A server-sent event about one of many builds.
+pub(super) fn change(out: &mut Vec<u8>, change: &Change) {
+    out.extend_from_slice(format!("id: {}\nevent: status\ndata: ", change.seq).as_bytes());
+    // Strings, numbers and dates always serialise, and a Vec takes every write.
+    let _ = serde_json::to_writer(&mut *out, change);
     out.extend_from_slice(b"\n\n");
 }
 

@@ -126,9 +126,8 @@ impl ByteRange {
         let (first, last) = text.trim().strip_prefix("bytes=")?.split_once('-')?;
         let number = |text: &str| {
             let text = text.trim();
-            (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
-                .then(|| text.parse().ok())
-                .flatten()
+            // Digits that don't fit name a place behind the end of any text.
+            (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().unwrap_or(u64::MAX))
         };
         match (first.trim(), last.trim()) {
             ("", last) => number(last).map(Self::Last),
@@ -171,6 +170,8 @@ mod tests {
         for (text, range) in [
             ("bytes=0-99", Some(ByteRange::Between(0, 99))),
             ("bytes=100-", Some(ByteRange::From(100))),
+            ("bytes=0-99999999999999999999", Some(ByteRange::Between(0, u64::MAX))),
+            ("bytes=-99999999999999999999", Some(ByteRange::Last(u64::MAX))),
             ("bytes=-5", Some(ByteRange::Last(5))),
             ("bytes=5-4", None),
             ("bytes=-", None),

@@ -1,6 +1,6 @@
 //! Server-sent events. Every stream pulls from its reader, so a slow client costs itself only and loses nothing.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, future::Future, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Selection, encode};
 use crate::{
+    domain::state::StateName,
     http::{error::ApiError, metrics::OpenStream, state::App},
-    journal::{Reader, reader::Opened},
-    store::journal::Page,
+    journal::{ChangeReader, Reader, reader::Opened},
+    store,
 };
 
 /// When streams say something, and how long they live.
@@ -49,7 +50,7 @@ pub(in crate::http) fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>,
         Some(seq) if seq >= 0 => Ok(Some(seq)),
         _ => Err(ApiError::InvalidHeader {
             name: "Last-Event-ID",
-            detail: "expected the id of an event of this build",
+            detail: "expected the id of an event of this stream",
         }),
     }
 }
@@ -59,14 +60,81 @@ pub(in crate::http) fn respond(app: &App, opened: Opened, selection: Selection) 
     if opened.is_caught_up() {
         return StatusCode::NO_CONTENT.into_response();
     }
+    let source = Entries {
+        reader: opened.reader,
+        selection,
+    };
+    stream(app, source, "")
+}
+
+/// Changes of many builds, from where the reader stands. The stream has no end of its own.
+pub(in crate::http) fn respond_changes(app: &App, reader: ChangeReader, states: Vec<StateName>) -> Response {
+    // A client that comes back before it has seen a change goes on from here.
+    let position = format!("id: {}\n", reader.position());
+    stream(app, Changes { reader, states }, &position)
+}
+
+/// Where the events of a stream come from.
+trait Source: Send + 'static {
+    /// The next events; waits for some. `None` at the end of all. Dropping the future loses nothing.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, store::Error>> + Send;
+}
+
+/// A build's journal.
+struct Entries {
+    reader: Reader,
+    selection: Selection,
+}
+
+impl Source for Entries {
+    async fn next(&mut self) -> Result<Option<Bytes>, store::Error> {
+        loop {
+            let Some(page) = self.reader.next().await? else {
+                return Ok(None);
+            };
+            let mut out = Vec::new();
+            for (seq, event) in page.iter().filter(|(_, event)| self.selection.holds(event)) {
+                encode::server_sent(&mut out, *seq, event);
+            }
+            if !out.is_empty() {
+                return Ok(Some(out.into()));
+            }
+        }
+    }
+}
+
+/// States that builds have entered.
+struct Changes {
+    reader: ChangeReader,
+    /// Only these; all when empty.
+    states: Vec<StateName>,
+}
+
+impl Source for Changes {
+    async fn next(&mut self) -> Result<Option<Bytes>, store::Error> {
+        loop {
+            let page = self.reader.next().await?;
+            let mut out = Vec::new();
+            for change in &page {
+                if self.states.is_empty() || self.states.contains(&change.state) {
+                    encode::change(&mut out, change);
+                }
+            }
+            if !out.is_empty() {
+                return Ok(Some(out.into()));
+            }
+        }
+    }
+}
+
+fn stream(app: &App, source: impl Source, position: &str) -> Response {
     let timing = app.streams;
     let retry = app.random.between(timing.retry.0, timing.retry.1).as_millis();
     let now = Instant::now();
     let events = Events {
         // Headers go out with the first bytes.
-        greeting: Some(Bytes::from(format!("retry: {retry}\n: kiln\n\n"))),
-        reader: opened.reader,
-        selection,
+        greeting: Some(Bytes::from(format!("retry: {retry}\n{position}: kiln\n\n"))),
+        source,
         keep_alive: timing.keep_alive,
         keep_alive_at: now + timing.keep_alive,
         close_at: now + app.random.between(timing.lifetime.0, timing.lifetime.1),
@@ -87,10 +155,9 @@ pub(in crate::http) fn respond(app: &App, opened: Opened, selection: Selection) 
     (headers, Body::from_stream(body)).into_response()
 }
 
-struct Events {
+struct Events<S> {
     greeting: Option<Bytes>,
-    reader: Reader,
-    selection: Selection,
+    source: S,
     keep_alive: Duration,
     keep_alive_at: Instant,
     close_at: Instant,
@@ -98,44 +165,28 @@ struct Events {
     _open: OpenStream,
 }
 
-impl Events {
+impl<S: Source> Events<S> {
     /// The next bytes; `None` closes the stream. A client that has not seen `end` comes back by itself.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(greeting) = self.greeting.take() {
             return Some(greeting);
         }
-        let bytes = loop {
-            let page = tokio::select! {
-                biased;
-                () = self.stopping.cancelled() => return None,
-                () = tokio::time::sleep_until(self.close_at) => return None,
-                page = tokio::time::timeout_at(self.keep_alive_at, self.reader.next()) => page,
-            };
-            match page {
-                Err(_) => break Bytes::from_static(b":\n\n"),
-                Ok(Ok(None)) => return None,
-                Ok(Ok(Some(page))) => {
-                    let bytes = self.encode(&page);
-                    if !bytes.is_empty() {
-                        break bytes;
-                    }
-                }
-                Ok(Err(error)) => {
-                    tracing::warn!(error = %error, "an event stream was closed because the journal can't be read");
-                    return None;
-                }
+        let next = tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => return None,
+            () = tokio::time::sleep_until(self.close_at) => return None,
+            next = tokio::time::timeout_at(self.keep_alive_at, self.source.next()) => next,
+        };
+        let bytes = match next {
+            Err(_) => Bytes::from_static(b":\n\n"),
+            Ok(Ok(bytes)) => bytes?,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %error, "an event stream was closed because the journal can't be read");
+                return None;
             }
         };
         self.keep_alive_at = Instant::now() + self.keep_alive;
         Some(bytes)
-    }
-
-    fn encode(&self, page: &Page) -> Bytes {
-        let mut out = Vec::new();
-        for (seq, event) in page.iter().filter(|(_, event)| self.selection.holds(event)) {
-            encode::server_sent(&mut out, *seq, event);
-        }
-        out.into()
     }
 }
 

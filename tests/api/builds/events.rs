@@ -14,23 +14,25 @@ use crate::api::{
 
 /// A server-sent event as a client gets it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Received {
-    pub(super) id: i64,
-    pub(super) event: String,
-    pub(super) data: Value,
+pub(in crate::api) struct Received {
+    pub(in crate::api) id: i64,
+    pub(in crate::api) event: String,
+    pub(in crate::api) data: Value,
 }
 
 /// Reads a stream as a client does.
-pub(super) struct Stream {
+pub(in crate::api) struct Stream {
     response: Response,
     buffer: String,
     received: VecDeque<Received>,
     pub(super) retry: Option<u64>,
     pub(super) comments: usize,
+    /// What a client would send to resume.
+    pub(in crate::api) last_id: Option<i64>,
 }
 
 impl Stream {
-    pub(super) async fn open(request: RequestBuilder) -> Self {
+    pub(in crate::api) async fn open(request: RequestBuilder) -> Self {
         let response = soon("the headers", request.send()).await.expect("answered");
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -40,21 +42,40 @@ impl Stream {
             received: VecDeque::new(),
             retry: None,
             comments: 0,
+            last_id: None,
+        }
+    }
+
+    /// Reads until the position is known from which a client would resume.
+    pub(in crate::api) async fn position(&mut self) -> i64 {
+        loop {
+            if let Some(id) = self.last_id {
+                return id;
+            }
+            let chunk = soon("the beginning", self.response.chunk())
+                .await
+                .expect("a clean end")
+                .expect("no end");
+            self.take(&chunk);
+        }
+    }
+
+    fn take(&mut self, chunk: &[u8]) {
+        self.buffer.push_str(std::str::from_utf8(chunk).expect("UTF-8"));
+        while let Some(end) = self.buffer.find("\n\n") {
+            let block: String = self.buffer.drain(..end + 2).collect();
+            self.parse(&block);
         }
     }
 
     /// The next event; `None` at the end of the stream.
-    pub(super) async fn next(&mut self) -> Option<Received> {
+    pub(in crate::api) async fn next(&mut self) -> Option<Received> {
         loop {
             if let Some(received) = self.received.pop_front() {
                 return Some(received);
             }
             let chunk = soon("an event", self.response.chunk()).await.expect("a clean end")?;
-            self.buffer.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
-            while let Some(end) = self.buffer.find("\n\n") {
-                let block: String = self.buffer.drain(..end + 2).collect();
-                self.parse(&block);
-            }
+            self.take(&chunk);
         }
     }
 
@@ -72,6 +93,7 @@ impl Stream {
                 }
             }
         }
+        self.last_id = id.or(self.last_id);
         if let (Some(id), Some(event), Some(data)) = (id, event, data) {
             self.received.push_back(Received { id, event, data });
         }

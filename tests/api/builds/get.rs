@@ -116,7 +116,7 @@ async fn a_tag_tells_whether_anything_changed(pool: PgPool) {
     let ask = |etag: String| Answer::of(caller.get(&path).header("if-none-match", etag));
     for same in [
         etag.clone(),
-        format!("W/{etag}"),
+        etag.trim_start_matches("W/").to_owned(),
         format!("\"x\", {etag}"),
         "*".to_owned(),
     ] {
@@ -128,5 +128,39 @@ async fn a_tag_tells_whether_anything_changed(pool: PgPool) {
     let answer = ask(etag.clone()).await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_ne!(answer.header("etag"), etag);
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn waiting_with_a_tag_ends_with_any_change(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let caller = app.caller(Scope::BuildsWrite).await;
+    let path = format!("/v1/builds/{}", id(&caller.create().await));
+    let tag = Answer::of(caller.get(&path)).await.header("etag").to_owned();
+    let ask = |seconds: u32, tag: &str| {
+        Answer::of(
+            caller
+                .get(&format!("{path}?wait={seconds}"))
+                .header("if-none-match", tag),
+        )
+    };
+    // Something has changed already.
+    let answer = ask(60, "\"other\"").await;
+    assert_eq!((answer.status, answer.header("etag")), (StatusCode::OK, tag.as_str()));
+    // Nothing does.
+    assert_eq!(ask(1, &tag).await.status, StatusCode::NOT_MODIFIED);
+    // Something does meanwhile; the build isn't over by that.
+    let change = async {
+        while app.signals.heads().watched() == 0 {
+            tokio::task::yield_now().await;
+        }
+        Hand::claim(&pool, &app.signals).await
+    };
+    let (answer, _) = tokio::join!(ask(60, &tag), change);
+    assert_eq!(
+        (answer.status, &answer.json()["state"]),
+        (StatusCode::OK, &json!("starting"))
+    );
+    assert_ne!(answer.header("etag"), tag);
     app.stop().await;
 }

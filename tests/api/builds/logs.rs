@@ -170,6 +170,21 @@ async fn any_range_of_a_finished_text_can_be_had(pool: PgPool) {
         get(format!("bytes=9-{}", length + 9)).await.text.as_bytes(),
         &TEXT.as_bytes()[9..]
     );
+    // Numbers that fit into nothing are numbers, too.
+    let huge = "9".repeat(40);
+    let answer = get(format!("bytes=3-{huge}")).await;
+    assert_eq!(
+        (answer.status, answer.text.as_bytes()),
+        (StatusCode::PARTIAL_CONTENT, &TEXT.as_bytes()[3..])
+    );
+    assert_eq!(
+        answer.header("content-range"),
+        format!("bytes 3-{}/{length}", length - 1)
+    );
+    assert_eq!(get(format!("bytes=-{huge}")).await.text, TEXT);
+    get(format!("bytes={huge}-"))
+        .await
+        .problem(416, "range_not_satisfiable");
     let answer = get(format!("bytes={length}-")).await;
     answer.problem(416, "range_not_satisfiable");
     assert_eq!(answer.header("content-range"), format!("bytes */{length}"));
