@@ -82,6 +82,11 @@ impl TestApp {
         }
     }
 
+    /// Where it serves.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
     /// A caller without a token.
     pub(super) fn anonymous(&self) -> Caller<'_> {
         Caller { app: self, token: None }
@@ -152,7 +157,7 @@ pub(super) struct Caller<'a> {
 
 impl Caller<'_> {
     pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.app.client.request(method, format!("{}{path}", self.app.base));
+        let request = self.app.client.request(method, format!("{}{path}", self.app.base()));
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,

@@ -1,0 +1,16 @@
+//! The program `kiln` as a client: the real binary against the real API on a real Postgres.
+
+mod cli {
+    mod completions;
+    mod connection;
+    mod follow;
+    mod interrupt;
+    mod support;
+    mod verbs;
+
+    #[expect(dead_code, reason = "the tests of the API use more of it")]
+    #[path = "../api/support.rs"]
+    mod service;
+    #[path = "../api/worker.rs"]
+    mod worker;
+}
