@@ -77,7 +77,14 @@ async fn without_a_cluster_builds_wait_for_one() {
                 document["clusters"][0]["cluster"]["server"] = json!("https://127.0.0.1:9");
             });
             let replica = kiln.start_on(&closed).await;
-            let one = expect_queued(&replica, &["can't be reached", "Check the server in the kubeconfig"]).await;
+            let one = expect_queued(
+                &replica,
+                &[
+                    "at https://127.0.0.1:9 can't be reached",
+                    "Check the server in the kubeconfig",
+                ],
+            )
+            .await;
             assert!(replica.terminate().await.success());
 
             let stranger = changed_kubeconfig(kiln.folder(), |document| {

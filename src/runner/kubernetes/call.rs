@@ -41,10 +41,19 @@ impl Fault {
     }
 }
 
+/// What requests are about, for messages.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// URL of the API server.
+    pub(super) server: &'a str,
+    /// Namespace of the build pods.
+    pub(super) namespace: &'a str,
+}
+
 /// Sends a request and gives the body of its answer.
 pub(super) async fn call(
     client: &Client,
-    namespace: &str,
+    place: Place<'_>,
     request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
 ) -> Result<Bytes, Fault> {
     let request = request.map_err(|error| Fault::Refused(error.to_string()))?;
@@ -52,9 +61,13 @@ pub(super) async fn call(
         let response = client
             .send(request.map(Body::from))
             .await
-            .map_err(|error| transport(&error))?;
+            .map_err(|error| transport(place.server, &error))?;
         let (head, body) = response.into_parts();
-        let body = body.collect().await.map_err(|error| transport(&error))?.to_bytes();
+        let body = body
+            .collect()
+            .await
+            .map_err(|error| transport(place.server, &error))?
+            .to_bytes();
         if head.status.is_success() {
             return Ok(body);
         }
@@ -63,7 +76,7 @@ pub(super) async fn call(
             .get("retry-after")
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map(Duration::from_secs);
-        Err(refusal(namespace, head.status.as_u16(), retry_after, &body))
+        Err(refusal(place.namespace, head.status.as_u16(), retry_after, &body))
     };
     tokio::time::timeout(LIMIT, exchange)
         .await
@@ -111,7 +124,7 @@ pub(super) fn refusal(namespace: &str, code: u16, retry_after: Option<Duration>,
 }
 
 /// What an exchange that broke off means.
-pub(super) fn transport(error: &kube::Error) -> Fault {
+pub(super) fn transport(server: &str, error: &kube::Error) -> Fault {
     let mut source: Option<&(dyn StdError + 'static)> = Some(error);
     let mut connecting = false;
     let mut root = error.to_string();
@@ -124,7 +137,7 @@ pub(super) fn transport(error: &kube::Error) -> Fault {
     }
     match error {
         _ if connecting => Fault::Unusable(format!(
-            "the Kubernetes API can't be reached ({root}). Check the server in the kubeconfig and that it runs."
+            "the Kubernetes API at {server} can't be reached ({root}). Check the server in the kubeconfig and that it runs."
         )),
         kube::Error::Auth(_) => Fault::Unusable(format!("the credentials in the kubeconfig can't be used ({root}).")),
         _ => Fault::Unclear(root, None),

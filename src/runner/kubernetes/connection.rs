@@ -3,7 +3,11 @@
 //! A kubeconfig that can't be read, a cluster that is away or a namespace that is missing must not end the service:
 //! builds stay queued, `/readyz` says what to do, and the check is repeated until it succeeds.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use kube::{Client, Config as KubeConfig, api::PostParams, core::Request};
 use tokio::{
@@ -12,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::call::{Fault, call};
+use super::call::{Fault, Place, call};
 use crate::runner::Readiness;
 
 /// Between checks while all is well.
@@ -41,6 +45,8 @@ pub(super) struct Connection {
     /// A pod like those of builds, as JSON: asking whether it could be created answers whether theirs can.
     probe: Vec<u8>,
     client: watch::Sender<Option<Client>>,
+    /// URL of the API server that the kubeconfig named last.
+    server: Mutex<String>,
     readiness: watch::Sender<Readiness>,
     watch: watch::Sender<Watch>,
     check_now: Notify,
@@ -53,6 +59,7 @@ impl Connection {
             namespace,
             probe,
             client: watch::Sender::new(None),
+            server: Mutex::default(),
             readiness: watch::Sender::new(Readiness::NotReady("the cluster has not been asked yet".to_owned())),
             watch: watch::Sender::new(Watch::Unlisted),
             check_now: Notify::new(),
@@ -62,6 +69,25 @@ impl Connection {
     /// The namespace of the build pods.
     pub(super) fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// URL of the API server.
+    pub(super) fn server(&self) -> String {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends a request by this client.
+    async fn send(
+        &self,
+        client: &Client,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<bytes::Bytes, Fault> {
+        let server = self.server();
+        let place = Place {
+            server: &server,
+            namespace: &self.namespace,
+        };
+        call(client, place, request).await
     }
 
     /// Requests about pods in the namespace.
@@ -94,7 +120,7 @@ impl Connection {
         &self,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<bytes::Bytes, Fault> {
-        let result = call(&self.client()?, &self.namespace, request).await;
+        let result = self.send(&self.client()?, request).await;
         if let Err(Fault::Unusable(reason)) = &result {
             self.report_problem(reason.clone());
         }
@@ -166,7 +192,8 @@ impl Connection {
         if verdict.is_err() {
             // What is wrong may be what the kubeconfig said: read it again.
             verdict = match connect().await {
-                Ok(renewed) => {
+                Ok((renewed, server)) => {
+                    *self.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
                     let verdict = self.probe(&renewed).await;
                     if verdict.is_ok() || client.is_none() {
                         self.client.send_replace(Some(renewed));
@@ -194,7 +221,7 @@ impl Connection {
             dry_run: true,
             field_manager: None,
         };
-        match call(client, &self.namespace, self.pods().create(&params, self.probe.clone())).await {
+        match self.send(client, self.pods().create(&params, self.probe.clone())).await {
             Ok(_) => Ok(()),
             Err(Fault::Unusable(reason)) => Err(reason),
             Err(Fault::Unclear(reason, _)) => Err(format!("the Kubernetes API fails ({reason})")),
@@ -223,8 +250,8 @@ impl Connection {
     }
 }
 
-/// A client by the kubeconfig as it is now, or why there can be none.
-async fn connect() -> Result<Client, String> {
+/// A client by the kubeconfig as it is now and its server's URL, or why there can be none.
+async fn connect() -> Result<(Client, String), String> {
     let mut config = KubeConfig::infer().await.map_err(|error| {
         // In a pod both ways of finding one are of interest.
         let outside = std::env::var_os("KUBERNETES_SERVICE_HOST").is_none();
@@ -237,7 +264,9 @@ async fn connect() -> Result<Client, String> {
     config.connect_timeout = Some(Duration::from_secs(5));
     // Who calls decides what is tried again, and for how long.
     config.default_retry = false;
-    Client::try_from(config).map_err(|error| format!("the kubeconfig can't be used: {error}"))
+    let server = config.cluster_url.to_string();
+    let client = Client::try_from(config).map_err(|error| format!("the kubeconfig can't be used: {error}"))?;
+    Ok((client, server.trim_end_matches('/').to_owned()))
 }
 
 /// Replicas that failed together don't come back together.

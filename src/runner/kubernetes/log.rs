@@ -325,7 +325,7 @@ async fn open(
         let response = client
             .send(request.map(Body::from))
             .await
-            .map_err(|error| broken(call::transport(&error)))?;
+            .map_err(|error| broken(call::transport(&inner.connection.server(), &error)))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response.into_body());
@@ -334,7 +334,7 @@ async fn open(
             .into_body()
             .collect()
             .await
-            .map_err(|error| broken(call::transport(&error)))?
+            .map_err(|error| broken(call::transport(&inner.connection.server(), &error)))?
             .to_bytes();
         Err(broken(call::refusal(
             inner.connection.namespace(),
