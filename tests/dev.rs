@@ -211,10 +211,17 @@ fn one_that_was_killed_is_followed_by_the_next() {
 }
 
 #[test]
-fn ctrl_c_at_any_time_leaves_nothing() {
+fn stopping_it_at_any_time_leaves_no_process_and_loses_no_build() {
     let data = data();
-    // Before anything, in mid-initialisation, at the first words, in mid-build.
-    for words in [None, Some("Kiln serves on"), Some("Build "), Some("STEP 1/")] {
+    // Before anything, in mid-initialisation, at the first words, in mid-build; by Ctrl-C, a service manager, and a
+    // terminal that is closed.
+    for (words, signal) in [
+        (None, Signal::SIGINT),
+        (Some("Kiln serves on"), Signal::SIGHUP),
+        (Some("Build "), Signal::SIGINT),
+        (Some("STEP 1/"), Signal::SIGINT),
+        (Some("STEP 1/"), Signal::SIGTERM),
+    ] {
         let mut dev = Dev::start(data.path(), Some(&sample()));
         if let Some(words) = words {
             dev.until(words);
@@ -225,9 +232,27 @@ fn ctrl_c_at_any_time_leaves_nothing() {
                 std::thread::yield_now();
             }
         }
-        dev.stop(Signal::SIGINT);
+        dev.stop(signal);
         assert_eq!(processes(data.path()), BTreeSet::new(), "{words:?}");
     }
+
+    // What was stopped in the middle is built by the next.
+    let mut next = Dev::start(data.path(), None);
+    let export = next.until("export ");
+    next.until("Ctrl-C stops it");
+    let ends = shell(&format!(
+        "{export}\nAUTH=\"Authorization: Bearer $TOKEN\"
+         for id in $(curl -sS \"$KILN/v1/builds\" -H \"$AUTH\" | jq -r '.items[].id'); do
+           curl -sS \"$KILN/v1/builds/$id?wait=60\" -H \"$AUTH\" | jq -r .state
+         done"
+    ));
+    let ends = String::from_utf8_lossy(&ends.stdout).into_owned();
+    assert!(
+        ends.lines().count() >= 2 && ends.lines().all(|state| state == "succeeded"),
+        "{ends}"
+    );
+    next.stop(Signal::SIGINT);
+    assert_eq!(processes(data.path()), BTreeSet::new());
 }
 
 #[test]

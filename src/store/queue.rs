@@ -24,8 +24,6 @@ pub struct Claimed {
     pub state: BuildState,
     /// How far its log is in the journal.
     pub cursor: LogCursor,
-    /// When the attempt was claimed first.
-    pub attempt_created_at: DateTime<Utc>,
     /// The journal's head after the claim.
     pub head: i64,
 }
@@ -41,7 +39,6 @@ struct ClaimedRow {
     started_at: Option<DateTime<Utc>>,
     journal_head: i64,
     log_cursor: Value,
-    attempt_created_at: DateTime<Utc>,
 }
 
 impl ClaimedRow {
@@ -87,7 +84,6 @@ impl ClaimedRow {
             },
             state,
             cursor: place.json("log_cursor", self.log_cursor)?,
-            attempt_created_at: self.attempt_created_at,
             head: self.journal_head,
         })
     }
@@ -143,7 +139,7 @@ pub async fn claim(
             FROM build
         )
         SELECT id, project, state, spec, attempts, epoch, commit, started_at, journal_head,
-               '{}'::jsonb AS "log_cursor!", $5 AS "attempt_created_at!"
+               '{}'::jsonb AS "log_cursor!"
         FROM build
         ORDER BY priority DESC, id
         "#,
@@ -177,7 +173,7 @@ pub async fn take_over(pool: &PgPool, owner: ReplicaId, batch: u32) -> Result<Ve
             RETURNING b.*
         )
         SELECT b.id, b.project, b.state, b.spec, b.attempts, b.epoch, b.commit, b.started_at, b.journal_head,
-               a.log_cursor, a.created_at AS attempt_created_at
+               a.log_cursor
         FROM build b JOIN attempts a ON a.build_id = b.id AND a.number = b.attempts
         "#,
         owner.0,

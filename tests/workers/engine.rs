@@ -272,12 +272,33 @@ async fn whoever_takes_over_waits_anew(pool: PgPool) {
     store::leases::unregister(&pool, dead).await.expect("unregisters");
 
     let runner = SimRunner::new(Script::Pending);
+    // An hour is more than a launch may take, but it isn't this worker's hour.
+    runner.break_launches(2);
     let worker = Worker::start_with(&pool, &runner, |config| config.stop_timeout_seconds = 1);
     eventually("a pod", || async { (!runner.launches().is_empty()).then_some(()) }).await;
+    assert_eq!(runner.broken_launches(), 0);
     store::builds::cancel(&pool, build, chrono::Utc::now())
         .await
         .expect("cancels");
     wait_for_state(&pool, build, StateName::Cancelled).await;
+    assert_idle(&pool, &runner).await;
+    worker.drain().await;
+}
+
+#[sqlx::test]
+async fn a_launch_that_never_succeeds_is_given_up(pool: PgPool) {
+    let runner = SimRunner::new(Script::Succeed(1));
+    runner.break_launches(u32::MAX);
+    let worker = Worker::start_with(&pool, &runner, |config| {
+        config.pending_timeout_seconds = 1;
+        config.max_attempts = 2;
+    });
+    let build = create(&pool).await;
+    wait_for_state(&pool, build, StateName::Failed).await;
+    let stored = store::builds::get(&pool, build).await.expect("reads").expect("exists");
+    assert!(matches!(stored.state, BuildState::Failed { failure, .. }
+        if failure.code == FailureCode::Internal && failure.message.contains("did not take the build's pod in time")));
+    assert_eq!(stored.attempts.len(), 2);
     assert_idle(&pool, &runner).await;
     worker.drain().await;
 }

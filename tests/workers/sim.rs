@@ -49,6 +49,8 @@ struct Inner {
     script: Script,
     attempts: BTreeMap<AttemptId, Attempt>,
     launches: BTreeMap<AttemptId, u32>,
+    /// How many further launches nobody hears the outcome of.
+    unclear: u32,
 }
 
 /// Shared by every worker of a test, as a cluster is.
@@ -96,6 +98,7 @@ impl SimRunner {
                 script,
                 attempts: BTreeMap::new(),
                 launches: BTreeMap::new(),
+                unclear: 0,
             })),
             readiness: Arc::new(watch::Sender::new(Readiness::Ready)),
         }
@@ -107,6 +110,16 @@ impl SimRunner {
 
     pub(super) fn set_ready(&self, readiness: Readiness) {
         self.readiness.send_replace(readiness);
+    }
+
+    /// So many launches from now on come to nothing, and nobody knows.
+    pub(super) fn break_launches(&self, count: u32) {
+        self.lock().unclear = count;
+    }
+
+    /// Launches that are still to come to nothing.
+    pub(super) fn broken_launches(&self) -> u32 {
+        self.lock().unclear
     }
 
     /// Attempts that exist now.
@@ -174,6 +187,10 @@ impl Runner for SimRunner {
     async fn launch(&self, assignment: &Assignment) -> Result<Launched, LaunchError> {
         let attempt = assignment.attempt;
         let mut inner = self.lock();
+        if let Some(left) = inner.unclear.checked_sub(1) {
+            inner.unclear = left;
+            return Err(RunnerError::new("creating the pod", "no answer").into());
+        }
         let name = format!("{}{attempt}", Self::NAME_PREFIX);
         let (observation, lines) = begin(&inner.script, attempt);
         let exists = inner.launches.contains_key(&attempt) && inner.attempts.contains_key(&attempt);
