@@ -336,6 +336,34 @@ fn pods_keep_to_the_restricted_level() {
 }
 
 #[test]
+fn the_image_runs_as_the_manifest_says() {
+    let dockerfile = read(&root().join("Dockerfile"));
+    let value = |instruction: &str| {
+        let mut lines = dockerfile.lines().rev();
+        let found = lines.find_map(|line| line.strip_prefix(instruction)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("no {instruction}")).to_owned()
+    };
+    let pod = kiln::<Deployment>()
+        .spec
+        .and_then(|spec| spec.template.spec)
+        .expect("a pod");
+    let context = pod.security_context.clone().expect("a security context");
+    let (user, group) = (
+        context.run_as_user.expect("a user"),
+        context.run_as_group.expect("a group"),
+    );
+    assert_eq!(value("USER"), format!("{user}:{group}"));
+    let port = pod.containers[0].ports.as_ref().expect("ports")[0].container_port;
+    assert_eq!(value("EXPOSE"), port.to_string());
+    let manifest: toml::Table = read(&root().join("Cargo.toml")).parse().expect("TOML");
+    let version = manifest["workspace"]["package"]["rust-version"]
+        .as_str()
+        .expect("a version");
+    let compiler = format!("ARG RUST=rust:{version}-");
+    assert!(dockerfile.lines().any(|line| line.starts_with(&compiler)), "{compiler}");
+}
+
+#[test]
 fn replicas_have_the_time_that_they_need_to_end() {
     let pod = kiln::<Deployment>()
         .spec

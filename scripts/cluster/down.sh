@@ -27,6 +27,9 @@ empty() {
     list=$(ctr containers list -q) || return 0
     mapfile -t ids <<<"$list"
     [[ ! $list ]] || ctr containers delete "${ids[@]}" >/dev/null 2>&1 || return 0
+    # Images that tests have made; nobody wants them again.
+    mapfile -t ids < <(ctr images list -q | grep /test-)
+    ((!${#ids[@]})) || ctr images delete "${ids[@]}" >/dev/null 2>&1 || true
     rm -f "$DIR/$node/dirty"
 }
 
@@ -80,6 +83,10 @@ if [[ -d $RUN ]]; then
     remove_cgroups
     for name in git-server auth-registry registry; do stop $name & done
     wait
+    if compgen -G "$DIR/registry/docker/registry/v2/repositories/test-*" >/dev/null; then
+        rm -rf "$DIR/registry/docker/registry/v2/repositories/"test-*
+        docker-registry garbage-collect "$RUN/registry.yaml" >/dev/null 2>&1 || true
+    fi
     unmount
 fi
 
