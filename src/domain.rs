@@ -1,6 +1,7 @@
 //! What Kiln is about, in types that can't hold a bad value: builds and their attempts, the state machine, what a
 //! request asks for, how things fail. No I/O and no knowledge of any other module.
 
+pub mod attempt_token;
 pub mod build;
 pub mod clock;
 pub mod event;

@@ -2,6 +2,7 @@
 //! wrong is an [`error::ApiError`], and [`problem`] says how each is told to callers.
 
 mod accept;
+mod attempts;
 mod auth;
 mod body;
 mod builds;
@@ -23,6 +24,7 @@ mod stream;
 mod stream_tickets;
 mod strict;
 pub mod token;
+mod uploads;
 
 pub use self::{
     cors::{Cors, Origin},
@@ -31,4 +33,5 @@ pub use self::{
     server::serve,
     state::{App, Health, Random},
     stream::sse::StreamTiming,
+    uploads::{UploadConfig, Uploads},
 };

@@ -5,6 +5,7 @@
 //! in its WHERE and touches one row or fails. And whatever a build's journal gains is numbered under the lock of the
 //! build's row, in the same statement that made it happen.
 
+pub mod attempt_keys;
 pub mod builds;
 pub mod changes;
 pub mod entries;
@@ -18,6 +19,7 @@ mod rows;
 pub mod tickets;
 pub mod tokens;
 pub mod transitions;
+pub mod uploads;
 
 use sqlx::{
     Connection as _, PgPool,

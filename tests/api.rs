@@ -19,5 +19,6 @@ mod api {
     mod stream_tickets;
     mod support;
     mod surroundings;
+    mod uploads;
     mod worker;
 }

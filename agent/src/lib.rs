@@ -4,4 +4,5 @@
 //! The binary runs in every container of a build pod and, with the local runner, as a host process, so this crate
 //! keeps its dependency list short.
 
+pub mod archive;
 pub mod wire;

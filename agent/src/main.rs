@@ -3,6 +3,7 @@
 mod args;
 mod capture;
 mod credential;
+mod http;
 mod install;
 mod process;
 mod run;

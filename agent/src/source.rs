@@ -1,6 +1,8 @@
 //! The source step: fills the source folder and checks that what the build needs is in it.
 
+mod archive;
 mod check;
+mod download;
 mod git;
 mod inline;
 mod template;
@@ -46,6 +48,28 @@ pub(crate) fn carry_out(plan: &SourcePlan, supervisor: &mut Supervisor, sink: &A
                 "Wrote {} file{plural} that came with the request",
                 files.len()
             ));
+            None
+        }
+        SourceKind::Archive { url, sha256, limits } => {
+            let request = download::Request {
+                url,
+                digest: Some(sha256),
+                token: None,
+                limit: limits.bytes,
+            };
+            archive::obtain(&request, limits, &plan.into, supervisor, sink)?;
+            None
+        }
+        SourceKind::Upload { url, token, limits } => {
+            let token = fs::read_to_string(token)
+                .map_err(|error| Failure::internal(format!("the token for the upload can't be read: {error}")))?;
+            let request = download::Request {
+                url,
+                digest: None,
+                token: Some(token.trim()),
+                limit: limits.bytes,
+            };
+            archive::obtain(&request, limits, &plan.into, supervisor, sink)?;
             None
         }
     };

@@ -11,7 +11,7 @@ use url::Url;
 use crate::{
     domain::spec::{Builder, Limits},
     engine,
-    http::Cors,
+    http::{Cors, UploadConfig},
     runner::{kubernetes, local, registry::Registry},
 };
 
@@ -23,6 +23,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Stands before the paths in links.
     pub external_url: Option<Url>,
+    /// How build pods reach the API.
+    pub agent_url: Option<Url>,
     /// The database.
     pub database: Database,
     /// Where attempts run.
@@ -37,6 +39,8 @@ pub struct Config {
     pub limits: Limits,
     /// Which web pages may call the API.
     pub cors: Cors,
+    /// What callers may send to be built from.
+    pub uploads: UploadConfig,
     /// Limits and timers of the engine.
     pub engine: engine::Config,
     /// What is written to standard error.
@@ -48,6 +52,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             external_url: None,
+            agent_url: None,
             database: Database::default(),
             runner: RunnerKind::Kubernetes,
             kubernetes: kubernetes::config::Config::default(),
@@ -55,6 +60,7 @@ impl Default for Config {
             registry: Vec::new(),
             limits: Limits::default(),
             cors: Cors::default(),
+            uploads: UploadConfig::default(),
             engine: engine::Config::default(),
             log: Log::default(),
         }
@@ -179,6 +185,9 @@ pub struct Overrides {
     /// What stands before the paths in links
     #[arg(long, global = true, env = "KILN_EXTERNAL_URL", value_name = "URL")]
     pub external_url: Option<Url>,
+    /// How build pods reach the API
+    #[arg(long, global = true, env = "KILN_AGENT_URL", value_name = "URL")]
+    pub agent_url: Option<Url>,
 }
 
 impl Config {
@@ -199,6 +208,9 @@ impl Config {
         }
         if let Some(url) = &overrides.external_url {
             config.external_url = Some(url.clone());
+        }
+        if let Some(url) = &overrides.agent_url {
+            config.agent_url = Some(url.clone());
         }
         if config.runner == RunnerKind::Local {
             // The one builder that works as processes of a host.
@@ -237,10 +249,16 @@ impl Config {
         if let Err(problem) = self.limits.check() {
             return invalid(format!("`[limits]`: {problem}"));
         }
-        if let Some(url) = &self.external_url
-            && !matches!(url.scheme(), "http" | "https")
-        {
-            return invalid("`external_url` must begin with http:// or https://".to_owned());
+        for (name, url) in [("external_url", &self.external_url), ("agent_url", &self.agent_url)] {
+            if url
+                .as_ref()
+                .is_some_and(|url| !matches!(url.scheme(), "http" | "https"))
+            {
+                return invalid(format!("`{name}` must begin with http:// or https://"));
+            }
+        }
+        if self.uploads.max_bytes.0 == 0 || self.uploads.keep_seconds == 0 || self.uploads.max_entries == 0 {
+            return invalid("`[uploads]`: limits must be at least 1".to_owned());
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::{
     http,
     journal::{Signals, Writer},
     runner::{Readiness, Runner, verify::Verifier},
-    store,
+    store::{self, attempt_keys::AttemptKeys},
 };
 
 /// How long open requests may take to end once the process was told to stop.
@@ -74,6 +74,7 @@ pub struct Service {
     metrics: Registry,
     signals: Signals,
     writer: Writer,
+    attempt_keys: AttemptKeys,
     cluster: Option<watch::Receiver<Result<(), String>>>,
     /// What does the work; ends when told to shut down.
     front: JoinSet<&'static str>,
@@ -99,6 +100,7 @@ impl Service {
             metrics: Registry::default(),
             signals,
             writer,
+            attempt_keys: AttemptKeys::new(http::Random::system().bytes()),
             cluster: None,
             front: JoinSet::new(),
             shutdown,
@@ -142,6 +144,8 @@ impl Service {
             pool: self.pool.clone(),
             signals: self.signals.clone(),
             limits: Arc::new(self.config.limits.clone()),
+            uploads: Arc::new(http::Uploads::new(self.config.uploads.clone(), false)),
+            attempt_keys: self.attempt_keys.clone(),
             clock: Arc::clone(&self.clock),
             random: http::Random::system(),
             health: http::Health {

@@ -17,7 +17,10 @@ pub use self::{
     need::{Need, Purpose},
     read::{Limits, NewSecret},
 };
-use super::spec::{ImageRef, Invalid, text::checked_text};
+use super::{
+    attempt_token::AttemptToken,
+    spec::{ImageRef, Invalid, text::checked_text},
+};
 
 checked_text! {
     /// A secret's name within its project.
@@ -293,6 +296,15 @@ impl SecretData {
     }
 }
 
+/// Where an attempt gets its upload, and what it shows there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadAccess {
+    /// The upload's address, as pods reach the service.
+    pub url: String,
+    /// The attempt's token.
+    pub token: AttemptToken,
+}
+
 /// The decrypted secrets that one attempt needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
@@ -304,6 +316,8 @@ pub struct Credentials {
     pub secrets: BTreeMap<SecretMountId, SecretBytes>,
     /// The key of `RUN --mount=type=ssh`.
     pub ssh: Option<SshKey>,
+    /// How the source step gets the upload that it is to build from.
+    pub upload: Option<UploadAccess>,
 }
 
 impl Credentials {
@@ -376,6 +390,7 @@ mod tests {
                     registries: vec![registry()],
                     secrets: [("id".parse().expect("an id"), SecretBytes::new(value.clone()))].into(),
                     ssh: Some(ssh()),
+                    upload: None,
                 };
                 let shown = [
                     format!("{credentials:?}"),

@@ -36,6 +36,8 @@ pub struct Metrics {
     pub log_gaps: Counter,
     /// Remains of ended attempts that a sweep removed.
     pub swept: Counter,
+    /// Uploads deleted because their time was over.
+    pub uploads_expired: Counter,
     /// Seconds from a claim until the pod existed.
     pub launch_seconds: Histogram,
 }
@@ -51,6 +53,7 @@ impl Metrics {
             adopted: Counter::default(),
             log_gaps: Counter::default(),
             swept: Counter::default(),
+            uploads_expired: Counter::default(),
             launch_seconds: Histogram::new(exponential_buckets(0.002, 2.0, 14)),
         };
         registry.register(
@@ -87,6 +90,11 @@ impl Metrics {
             "kiln_swept",
             "Remains of ended attempts that a sweep removed",
             metrics.swept.clone(),
+        );
+        registry.register(
+            "kiln_uploads_expired",
+            "Uploads deleted because their time was over",
+            metrics.uploads_expired.clone(),
         );
         registry.register(
             "kiln_launch_seconds",

@@ -1,4 +1,5 @@
-//! Removes what is left of attempts that are over: their worker died between the end and the clearing up.
+//! Removes what is left of attempts that are over: their worker died between the end and the clearing up. And deletes
+//! uploads that nobody has built from for their time.
 
 use tokio_util::sync::CancellationToken;
 
@@ -16,8 +17,26 @@ pub(super) async fn run<R: Runner>(context: &Context<R>, stop: &CancellationToke
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
+        let _ = stop.run_until_cancelled(sweep_uploads(context)).await;
         if *context.runner.readiness().borrow() == Readiness::Ready {
             let _ = stop.run_until_cancelled(sweep(context)).await;
+        }
+    }
+}
+
+/// Deletes uploads whose time is over, a batch a time, so that none holds the others up.
+async fn sweep_uploads<R: Runner>(context: &Context<R>) {
+    loop {
+        match store::uploads::sweep(&context.pool).await {
+            Ok(0) => return,
+            Ok(count) => {
+                context.metrics.uploads_expired.inc_by(count);
+                tracing::info!(count, "deleted uploads whose time was over");
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "uploads whose time is over can't be deleted");
+                return;
+            }
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Everything that can go wrong with a call.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use kiln_agent::archive;
 
 use crate::{
     domain::{
@@ -46,6 +47,24 @@ pub(super) enum ApiError {
     /// The body is larger than this many bytes.
     #[error("the body is larger than {0} bytes")]
     BodyTooLarge(usize),
+    /// The archive is larger than this many bytes.
+    #[error("the archive is larger than {0} bytes")]
+    UploadTooLarge(u64),
+    /// What was sent is no archive that is accepted.
+    #[error("the archive isn't accepted")]
+    InvalidArchive(#[source] archive::Error),
+    /// The archive isn't the one that was announced; this is its SHA-256.
+    #[error("the archive's SHA-256 is {0}")]
+    DigestMismatch(String),
+    /// The project's uploads may take this many bytes together.
+    #[error("the project's uploads would take more than {0} bytes")]
+    UploadsFull(u64),
+    /// A build that isn't over needs the upload.
+    #[error("a build needs the upload")]
+    UploadInUse,
+    /// An archive can't be kept or read while it is checked.
+    #[error("the spooled archive")]
+    Spool(#[source] io::Error),
     /// The body isn't JSON by its Content-Type.
     #[error("the body isn't declared as JSON")]
     UnsupportedMediaType,
@@ -121,6 +140,8 @@ pub(super) enum Missing {
     Project,
     /// The token.
     Token,
+    /// The upload.
+    Upload,
 }
 
 impl From<IllegalTransition> for ApiError {

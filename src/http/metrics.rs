@@ -21,6 +21,7 @@ pub struct Metrics {
     seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
     problems: Family<ProblemLabels, Counter>,
     streams: Gauge<i64, AtomicI64>,
+    uploaded: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,6 +56,7 @@ impl Metrics {
             seconds: Family::new_with_constructor(histogram),
             problems: Family::default(),
             streams: Gauge::default(),
+            uploaded: Counter::default(),
         };
         registry.register(
             "kiln_http_requests",
@@ -77,11 +79,22 @@ impl Metrics {
             "Open event and log streams",
             metrics.streams.clone(),
         );
+        registry.register_with_unit(
+            "kiln_uploaded",
+            "Size of the archives that were stored",
+            Unit::Bytes,
+            metrics.uploaded.clone(),
+        );
         metrics
     }
 
     pub(super) fn problem(&self, code: &'static str) {
         self.problems.get_or_create(&ProblemLabels { code }).inc();
+    }
+
+    /// Counts an archive that was stored.
+    pub(super) fn uploaded(&self, bytes: u64) {
+        self.uploaded.inc_by(bytes);
     }
 
     /// Counts a stream for as long as the value lives.

@@ -10,7 +10,10 @@ use axum::{
 use uuid::Uuid;
 
 use super::error::{ApiError, Missing};
-use crate::domain::{id::BuildId, project::ProjectName};
+use crate::domain::{
+    id::{AttemptId, BuildId, UploadId},
+    project::ProjectName,
+};
 
 async fn parameter<T: FromStr>(parts: &mut Parts, name: &str, missing: Missing) -> Result<T, ApiError> {
     let parameters: RawPathParams = parts.extract().await.map_err(|_| ApiError::NotFound(missing))?;
@@ -40,6 +43,28 @@ impl<S: Send + Sync> FromRequestParts<S> for ProjectPath {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         parameter(parts, "project", Missing::Project).await.map(Self)
+    }
+}
+
+/// The upload named by `{id}`.
+pub(super) struct UploadPath(pub(super) UploadId);
+
+impl<S: Send + Sync> FromRequestParts<S> for UploadPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parameter(parts, "id", Missing::Upload).await.map(Self)
+    }
+}
+
+/// The attempt named by `{attempt}`.
+pub(super) struct AttemptPath(pub(super) AttemptId);
+
+impl<S: Send + Sync> FromRequestParts<S> for AttemptPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parameter(parts, "attempt", Missing::Route).await.map(Self)
     }
 }
 

@@ -213,6 +213,12 @@ fn answer(error: &ApiError) -> Answer {
             "There is no such token",
             "the project has no token with this id; it may have been deleted already",
         ),
+        ApiError::NotFound(Missing::Upload) => Answer::new(
+            S::NOT_FOUND,
+            "upload_not_found",
+            "There is no such upload",
+            "no upload with this id is there for this token: it may have expired; send the archive again",
+        ),
         ApiError::MethodNotAllowed => Answer::new(
             S::METHOD_NOT_ALLOWED,
             "method_not_allowed",
@@ -242,6 +248,38 @@ fn answer(error: &ApiError) -> Answer {
             "body_too_large",
             "The body is too large",
             format!("at most {limit} bytes are accepted; use a git source for larger contexts"),
+        ),
+        ApiError::UploadTooLarge(limit) => Answer::new(
+            S::PAYLOAD_TOO_LARGE,
+            "upload_too_large",
+            "The archive is too large",
+            format!(
+                "at most {limit} bytes are accepted: leave out what the build doesn't need, or compress it by gzip"
+            ),
+        ),
+        ApiError::InvalidArchive(error) => Answer::new(
+            S::UNPROCESSABLE_ENTITY,
+            "invalid_archive",
+            "The archive is not accepted",
+            format!("the archive {error}"),
+        ),
+        ApiError::DigestMismatch(actual) => Answer::new(
+            S::UNPROCESSABLE_ENTITY,
+            "digest_mismatch",
+            "The archive is not the one that was announced",
+            format!("what arrived has the SHA-256 {actual}: send it again, or correct the digest"),
+        ),
+        ApiError::UploadsFull(limit) => Answer::new(
+            S::CONFLICT,
+            "uploads_full",
+            "The project's uploads take too much together",
+            format!("at most {limit} bytes are kept for a project: delete uploads, or wait until they expire"),
+        ),
+        ApiError::UploadInUse => Answer::new(
+            S::CONFLICT,
+            "upload_in_use",
+            "A build needs the upload",
+            "wait until the build is over, or cancel it",
         ),
         ApiError::UnsupportedMediaType => Answer::new(
             S::UNSUPPORTED_MEDIA_TYPE,
@@ -328,6 +366,7 @@ fn answer(error: &ApiError) -> Answer {
         ),
         ApiError::Store(store::Error::Database(_) | store::Error::Inconsistent { .. })
         | ApiError::Metrics(_)
+        | ApiError::Spool(_)
         | ApiError::Panic(_) => internal(),
     }
 }

@@ -25,12 +25,12 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    builds,
+    attempts, builds,
     error::{ApiError, Missing},
     events, metrics, operations, problem, projects,
     request_id::{self, RequestId},
     state::App,
-    stream_tickets, strict,
+    stream_tickets, strict, uploads,
 };
 use crate::domain::event;
 
@@ -39,6 +39,7 @@ use crate::domain::event;
     info(title = "Kiln", description = "A container-image build service: one pod per build, logs and status over SSE."),
     tags(
         (name = "builds", description = "Asking for images and following how they are made"),
+        (name = "uploads", description = "Sending archives to be built from"),
         (name = "projects", description = "Who owns builds, and who may do what"),
         (name = "operations", description = "For operators and tools"),
     ),
@@ -88,6 +89,8 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(builds::logs::logs))
         .routes(routes!(events::events))
         .routes(routes!(stream_tickets::create))
+        .routes(routes!(uploads::create::create))
+        .routes(routes!(uploads::get::get, uploads::delete::delete))
         .routes(routes!(projects::create::create, projects::list::list))
         .routes(routes!(projects::get::get))
         .routes(routes!(projects::tokens::create::create, projects::tokens::list::list))
@@ -96,6 +99,11 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(operations::readyz::readyz))
         .routes(routes!(operations::metrics::metrics))
         .routes(routes!(operations::openapi::openapi))
+        // For attempts only, so not described.
+        .route(
+            "/internal/v1/attempts/{attempt}/upload",
+            axum::routing::get(attempts::upload::get),
+        )
 }
 
 /// The description of the API.

@@ -8,10 +8,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::{cors::Cors, metrics::Metrics, stream::sse::StreamTiming};
+use super::{cors::Cors, metrics::Metrics, stream::sse::StreamTiming, uploads::Uploads};
 use crate::{
     domain::{clock::Clock, id::BuildId, spec::Limits},
     journal::Signals,
+    store::attempt_keys::AttemptKeys,
 };
 
 /// The state of the API. Cheap to clone.
@@ -23,6 +24,10 @@ pub struct App {
     pub signals: Signals,
     /// What requests may ask for.
     pub limits: Arc<Limits>,
+    /// What callers may send to be built from.
+    pub uploads: Arc<Uploads>,
+    /// What attempts' tokens are made with.
+    pub attempt_keys: AttemptKeys,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Random bytes that can't be guessed.

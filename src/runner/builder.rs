@@ -12,14 +12,17 @@ mod failure;
 use std::path::Path;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use kiln_agent::wire::plan::{Plan, RunPlan, SourceKind, SourcePlan};
+use kiln_agent::{
+    archive::Limits,
+    wire::plan::{Plan, RunPlan, SourceKind, SourcePlan},
+};
 
 pub(super) use self::failure::out_of_memory;
 pub use self::{buildah::StorageDriver, failure::classify};
 use super::registry::Registry;
 use crate::domain::{
     build::Assignment,
-    spec::{BuildSpec, Builder, ImageRef, Platform, Source},
+    spec::{BuildSpec, Builder, ImageRef, Platform, Resources, Source},
 };
 
 /// What a plan needs to know of the place where it will run. Paths are absolute and UTF-8.
@@ -46,6 +49,7 @@ pub struct Env<'a> {
 /// The plan of an attempt.
 pub fn plan(assignment: &Assignment, env: &Env<'_>) -> Plan {
     let spec = &assignment.spec;
+    let upload = assignment.credentials.upload.as_ref();
     let from = match &spec.source {
         Source::Git {
             url,
@@ -60,6 +64,17 @@ pub fn plan(assignment: &Assignment, env: &Env<'_>) -> Plan {
             commit: assignment.commit.as_ref().or(commit.as_ref()).map(ToString::to_string),
             submodules: *submodules,
             credentials: credentials::source(assignment.credentials.source.as_ref(), env.source_credentials),
+        },
+        Source::Archive { url, sha256, .. } => SourceKind::Archive {
+            url: url.to_string(),
+            sha256: sha256.to_string(),
+            limits: archive_limits(&spec.resources),
+        },
+        Source::Upload { .. } => SourceKind::Upload {
+            // Whoever launches an attempt has put it there.
+            url: upload.map(|upload| upload.url.clone()).unwrap_or_default(),
+            token: credentials::upload_token(env.source_credentials),
+            limits: archive_limits(&spec.resources),
         },
         Source::Inline { files } => SourceKind::Inline {
             files: files
@@ -86,6 +101,18 @@ pub fn run_plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
     match spec.builder {
         Builder::Buildkit => buildkit::plan(spec, env),
         Builder::Buildah => buildah::plan(spec, env),
+    }
+}
+
+/// Most files, folders and links in an archive.
+const MAX_ENTRIES: u64 = 1_000_000;
+
+/// What an archive may hold: no more than the build may keep on its disk.
+fn archive_limits(resources: &Resources) -> Limits {
+    Limits {
+        bytes: resources.disk.0,
+        unpacked_bytes: resources.disk.0,
+        entries: MAX_ENTRIES,
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     entries::pack,
     rows::{AttemptRow, BuildRow},
     transitions::status_entries,
+    uploads,
 };
 use crate::domain::{
     build::{Attempt, Build},
@@ -67,6 +68,16 @@ pub enum CreateOutcome {
     InFlight,
     /// There is no such project.
     UnknownProject,
+    /// The project has no such upload, or not any more.
+    UnknownUpload,
+}
+
+/// Whether what the build needs from this database is there, and will be.
+async fn has_upload(connection: &mut PgConnection, new: &NewBuild) -> Result<bool, Error> {
+    match new.spec.source.upload() {
+        Some(upload) => uploads::hold(connection, upload, &new.project).await,
+        None => Ok(true),
+    }
 }
 
 /// Stores a build, with its first journal entry, in one statement.
@@ -144,6 +155,9 @@ pub async fn create(pool: &PgPool, new: NewBuild, key: Option<IdempotencyKey>) -
     };
     let Some(key) = key else {
         let mut connection = pool.acquire().await?;
+        if !has_upload(&mut connection, &new).await? {
+            return Ok(CreateOutcome::UnknownUpload);
+        }
         return insert(&mut connection, new)
             .await
             .map(CreateOutcome::Created)
@@ -189,6 +203,9 @@ async fn create_once(
         }
         let build = get_in(transaction, BuildId(used.build_id)).await?;
         return Ok(CreateOutcome::Replayed(build.ok_or(Error::Conflict)?));
+    }
+    if !has_upload(transaction, &new).await? {
+        return Ok(CreateOutcome::UnknownUpload);
     }
     let project = new.project.clone();
     let build = insert(&mut *transaction, new).await?;

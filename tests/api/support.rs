@@ -5,9 +5,12 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use kiln::{
     domain::{clock::SystemClock, project::Scope, spec::Limits},
-    http::{App, Cors, Health, Metrics, Random, StreamTiming, router, serve, token::BearerToken},
+    http::{
+        App, Cors, Health, Metrics, Random, StreamTiming, UploadConfig, Uploads, router, serve, token::BearerToken,
+    },
     journal::Signals,
     store::{
+        attempt_keys::AttemptKeys,
         projects,
         tokens::{self, NewToken},
     },
@@ -57,6 +60,8 @@ impl TestApp {
             pool: pool.clone(),
             signals: signals.clone(),
             limits: Arc::new(Limits::default()),
+            uploads: Arc::new(Uploads::new(UploadConfig::default(), true)),
+            attempt_keys: AttemptKeys::new(Random::system().bytes()),
             clock: Arc::new(SystemClock),
             random: Random::system(),
             health: Health { cluster: Some(health) },

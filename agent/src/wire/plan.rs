@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::archive::Limits;
+
 /// The work of one attempt. Both steps read the same document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,6 +56,24 @@ pub enum SourceKind {
     Inline {
         /// Relative path → content in standard base64.
         files: BTreeMap<String, String>,
+    },
+    /// An archive on a web server.
+    Archive {
+        /// `http(s)` URL.
+        url: String,
+        /// SHA-256 of the file in hexadecimal digits.
+        sha256: String,
+        /// How much it may hold.
+        limits: Limits,
+    },
+    /// An archive that the service keeps.
+    Upload {
+        /// `http(s)` URL. The answer tells the SHA-256 of the file in `repr-digest` (RFC 9530).
+        url: String,
+        /// File that holds the bearer token for it.
+        token: PathBuf,
+        /// How much it may hold.
+        limits: Limits,
     },
 }
 

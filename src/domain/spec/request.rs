@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{
-    BuildArgName, BuildArgValue, BuildSpec, Builder, CommitId, DockerfilePath, GitRef, GitUrl, ImageRef, InlineFiles,
-    LabelKey, LabelValue, Limits, Platform, RelPath, Resources, Source, TemplateVars,
+    ArchiveUrl, BuildArgName, BuildArgValue, BuildSpec, Builder, CommitId, DockerfilePath, GitRef, GitUrl, ImageRef,
+    InlineFiles, LabelKey, LabelValue, Limits, Platform, RelPath, Resources, Sha256Hex, Source, TemplateVars,
     reader::{Errors, Field, FieldError, Object, Reported},
 };
 use crate::domain::{
+    id::UploadId,
     project::ProjectName,
     secret::{self, SecretMountId, SecretName},
 };
@@ -116,13 +117,13 @@ fn source(field: &Field<'_>) -> Result<Source, Reported> {
     let read = match kind.one_of(&TYPES) {
         Ok(Some(SourceType::Git)) => git(&source),
         Ok(Some(SourceType::Inline)) => inline(&source),
+        Ok(Some(SourceType::Archive)) => archive(&source),
+        Ok(Some(SourceType::Upload)) => upload(&source),
         other => {
             source.abandon();
-            Err(match other {
-                Err(reported) => reported,
-                Ok(None) => kind.report("required: expected `git` or `inline`"),
-                Ok(Some(_)) => kind.report("not supported by this version of Kiln: expected `git` or `inline`"),
-            })
+            Err(other
+                .err()
+                .unwrap_or_else(|| kind.report("required: expected `git`, `inline`, `archive` or `upload`")))
         }
     };
     source.finish();
@@ -143,6 +144,30 @@ fn git(source: &Object<'_>) -> Result<Source, Reported> {
         subdir: subdir?.unwrap_or_else(RelPath::root),
         submodules: submodules?.unwrap_or(false),
         credentials: credentials?,
+    })
+}
+
+fn archive(source: &Object<'_>) -> Result<Source, Reported> {
+    let url = source.field("url").required::<ArchiveUrl>();
+    let sha256 = source.field("sha256").required::<Sha256Hex>();
+    let subdir = source.field("subdir").parse::<RelPath>();
+    let credentials = source
+        .field("credentials")
+        .refuse("archives are fetched without credentials: use a signed link, or upload the archive; leave this out");
+    credentials?;
+    Ok(Source::Archive {
+        url: url?,
+        sha256: sha256?,
+        subdir: subdir?.unwrap_or_else(RelPath::root),
+    })
+}
+
+fn upload(source: &Object<'_>) -> Result<Source, Reported> {
+    let id = source.field("id").required::<UploadId>();
+    let subdir = source.field("subdir").parse::<RelPath>();
+    Ok(Source::Upload {
+        id: id?,
+        subdir: subdir?.unwrap_or_else(RelPath::root),
     })
 }
 

@@ -7,7 +7,7 @@ use url::Url;
 use utoipa::ToSchema;
 
 use super::{Invalid, text::checked_text};
-use crate::domain::secret::SecretName;
+use crate::domain::{id::UploadId, secret::SecretName};
 
 /// The source of a build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -35,6 +35,23 @@ pub enum Source {
         /// Path → text.
         files: InlineFiles,
     },
+    /// An archive on a web server.
+    Archive {
+        /// The archive: tar or tar.gz.
+        url: ArchiveUrl,
+        /// SHA-256 of the file, in hexadecimal digits.
+        sha256: Sha256Hex,
+        /// Build context within the archive; empty for its root.
+        subdir: RelPath,
+    },
+    /// An archive that was sent to this service before.
+    Upload {
+        /// What `POST /v1/uploads` called it.
+        #[schema(value_type = uuid::Uuid)]
+        id: UploadId,
+        /// Build context within the archive; empty for its root.
+        subdir: RelPath,
+    },
 }
 
 impl Source {
@@ -42,7 +59,7 @@ impl Source {
     pub const fn credentials(&self) -> Option<&SecretName> {
         match self {
             Self::Git { credentials, .. } => credentials.as_ref(),
-            Self::Inline { .. } => None,
+            Self::Inline { .. } | Self::Archive { .. } | Self::Upload { .. } => None,
         }
     }
 
@@ -50,15 +67,23 @@ impl Source {
     pub const fn reference(&self) -> Option<&GitRef> {
         match self {
             Self::Git { reference, .. } => reference.as_ref(),
-            Self::Inline { .. } => None,
+            Self::Inline { .. } | Self::Archive { .. } | Self::Upload { .. } => None,
         }
     }
 
     /// Build context within the source; the root for all of it.
     pub fn subdir(&self) -> &str {
         match self {
-            Self::Git { subdir, .. } => subdir.as_str(),
+            Self::Git { subdir, .. } | Self::Archive { subdir, .. } | Self::Upload { subdir, .. } => subdir.as_str(),
             Self::Inline { .. } => "",
+        }
+    }
+
+    /// The upload that is built from, if one is.
+    pub const fn upload(&self) -> Option<UploadId> {
+        match self {
+            Self::Upload { id, .. } => Some(*id),
+            Self::Git { .. } | Self::Inline { .. } | Self::Archive { .. } => None,
         }
     }
 }

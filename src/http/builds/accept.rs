@@ -35,6 +35,12 @@ pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>)
         CreateOutcome::KeyReused => Err(ApiError::IdempotencyKeyReused),
         CreateOutcome::InFlight => Err(ApiError::IdempotencyKeyInFlight),
         CreateOutcome::UnknownProject => Err(unknown_project(&project)),
+        CreateOutcome::UnknownUpload => Err(ApiError::InvalidBody(vec![FieldError {
+            pointer: "/source/id".to_owned(),
+            detail: format!(
+                "the project `{project}` has no upload with this id, or its time is over: send the archive again to `POST /v1/uploads` and use the new `id`"
+            ),
+        }])),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     domain::{
         id::BuildId,
         project::{ProjectName, Scope},
-        spec::request::BuildRequest,
+        spec::{Source, reader::FieldError, request::BuildRequest},
     },
     http::{auth::Caller, body::JsonBody, error::ApiError, problem::Problem, state::App},
     store::builds::{IdempotencyKey, NewBuild},
@@ -42,6 +42,7 @@ pub(in crate::http) async fn create(
     caller.require(Scope::BuildsWrite)?;
     let key = accept::idempotency_key(&headers)?;
     let BuildRequest { project, spec } = BuildRequest::read(&document, &app.limits).map_err(ApiError::InvalidBody)?;
+    can_be_fetched(&spec.source, &app)?;
     let project = project.unwrap_or_else(|| caller.project().clone());
     if !caller.sees(&project) {
         return Err(accept::unknown_project(&project));
@@ -58,6 +59,17 @@ pub(in crate::http) async fn create(
         retry: None,
     };
     accept::store(&app, new, key).await
+}
+
+/// Whether builds of this installation can get such a source.
+fn can_be_fetched(source: &Source, app: &App) -> Result<(), ApiError> {
+    if source.upload().is_none() || app.uploads.reachable() {
+        return Ok(());
+    }
+    Err(ApiError::InvalidBody(vec![FieldError {
+        pointer: "/source/type".to_owned(),
+        detail: "builds of this installation can't fetch uploads: its operator has to set `agent_url` (KILN_AGENT_URL), the address at which pods reach Kiln; use a git or archive source meanwhile".to_owned(),
+    }]))
 }
 
 /// What makes two requests the same: the project and the JSON value of the body, however it was written. The defaults

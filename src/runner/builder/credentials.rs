@@ -1,7 +1,7 @@
 //! An attempt's credentials as files: what they are called, what they hold, and which of them a plan names. Each step
 //! has a folder of its own, so that neither sees what is the other's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use kiln_agent::wire::plan::SourceCredentials;
@@ -17,6 +17,7 @@ const GIT_KNOWN_HOSTS: &str = "git-known-hosts";
 /// Name and form of a Docker configuration, which BuildKit and buildah both read.
 const REGISTRIES: &str = "config.json";
 const SSH_KEY: &str = "ssh-key";
+const UPLOAD_TOKEN: &str = "upload-token";
 
 /// A file with something secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ impl CredentialFiles {
 
 /// The files for an attempt's credentials.
 pub fn files(credentials: &Credentials) -> CredentialFiles {
-    let source = match &credentials.source {
+    let mut source = match &credentials.source {
         None => vec![],
         Some(GitCredentials::Password { username, password }) => vec![
             SecretFile::new(GIT_USERNAME, username.expose()),
@@ -69,6 +70,9 @@ pub fn files(credentials: &Credentials) -> CredentialFiles {
             SecretFile::new(GIT_KNOWN_HOSTS, key.known_hosts.as_str()),
         ],
     };
+    if let Some(upload) = &credentials.upload {
+        source.push(SecretFile::new(UPLOAD_TOKEN, upload.token.expose()));
+    }
     let mut build = Vec::new();
     if !credentials.registries.is_empty() {
         build.push(SecretFile::new(REGISTRIES, docker_config(&credentials.registries)));
@@ -108,6 +112,11 @@ fn docker_config(registries: &[RegistryCredentials]) -> Vec<u8> {
         })
         .collect();
     json!({"auths": auths}).to_string().into_bytes()
+}
+
+/// The file with the token that opens the upload.
+pub(super) fn upload_token(folder: &Path) -> PathBuf {
+    folder.join(UPLOAD_TOKEN)
 }
 
 /// The source step's files, as its plan names them.

@@ -7,11 +7,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::{
+    id::UploadId,
     project::ProjectName,
     secret::SecretName,
     spec::{
-        Builder, CommitId, CpuMillis, DockerfilePath, GitRef, GitUrl, ImageRef, InlineFiles, MemoryBytes, Platform,
-        RelPath, StageName,
+        ArchiveUrl, Builder, CommitId, CpuMillis, DockerfilePath, GitRef, GitUrl, ImageRef, InlineFiles, MemoryBytes,
+        Platform, RelPath, Sha256Hex, StageName,
     },
 };
 
@@ -108,6 +109,25 @@ enum CreateSource {
     Inline {
         /// Path → text; at most 256 files and 128 KiB in all.
         files: InlineFiles,
+    },
+    /// An archive on a web server: tar or tar.gz.
+    Archive {
+        /// The archive: `https` or `http`, without user and password.
+        url: ArchiveUrl,
+        /// SHA-256 of the file, as `sha256sum` prints it.
+        sha256: Sha256Hex,
+        /// Build context within the archive; empty for its root.
+        #[schema(default = "")]
+        subdir: Option<RelPath>,
+    },
+    /// An archive that was sent to `POST /v1/uploads` before.
+    Upload {
+        /// What it was called there.
+        #[schema(value_type = uuid::Uuid)]
+        id: UploadId,
+        /// Build context within the archive; empty for its root.
+        #[schema(default = "")]
+        subdir: Option<RelPath>,
     },
 }
 
