@@ -10,6 +10,7 @@ mod cluster {
     mod logs;
     mod outages;
     mod replicas;
+    mod steps;
     mod stopping;
     mod support;
 }

@@ -1,6 +1,6 @@
 //! Output on its way out: bytes from pipes become numbered frames, in one order over all streams.
 
 pub(crate) mod kept;
-mod lines;
+pub(crate) mod lines;
 pub(crate) mod reader;
 pub(crate) mod sink;

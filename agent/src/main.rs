@@ -6,6 +6,7 @@ mod credential;
 mod http;
 mod install;
 mod process;
+mod progress;
 mod run;
 mod source;
 mod step;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use kiln_agent::wire::{
-    plan::{File, RunPlan},
+    plan::{File, Progress, RunPlan},
     report::Exit,
 };
 
@@ -69,9 +69,14 @@ fn write(file: &File) -> io::Result<()> {
 fn run_all(plan: &RunPlan, supervisor: &mut Supervisor, sink: &Arc<Sink>) -> Result<(), Failure> {
     for command in &plan.commands {
         let mut process = process(&command.argv, &plan.env)?;
-        let log = Target::Log(Arc::clone(sink));
+        let log = || Target::Log(Arc::clone(sink));
+        let (stdout, stderr) = match command.progress {
+            None => (log(), log()),
+            Some(told @ Progress::BuildkitJson) => (log(), Target::Progress(Arc::clone(sink), told)),
+            Some(told @ Progress::Buildah) => (Target::Progress(Arc::clone(sink), told), log()),
+        };
         let job = supervisor
-            .start(&mut process, log.clone(), log)
+            .start(&mut process, stdout, stderr)
             .map_err(|error| cannot_start(&command.argv, &error))?;
         match supervisor.wait(job)? {
             Exit::Code(0) => {}

@@ -83,6 +83,7 @@ pub(crate) fn carry_out(order: &Order) -> ExitCode {
                 lines: 0,
                 bytes: 0,
                 tail: String::new(),
+                failed: None,
             };
             let message = format!("the build log can't be opened: {error}");
             (Err(Failure::internal(message)), nothing)
@@ -179,6 +180,7 @@ fn report(outcome: Result<Done, Failure>, totals: Totals) -> Report {
         commit: done.commit,
         digest: done.digest,
         problem,
+        failed: if exit == Exit::Code(0) { None } else { totals.failed },
         tail: if exit == Exit::Code(0) {
             String::new()
         } else {

@@ -6,3 +6,4 @@
 pub mod frame;
 pub mod plan;
 pub mod report;
+pub mod step;

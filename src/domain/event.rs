@@ -109,6 +109,39 @@ pub struct Step {
     pub phase: StepPhase,
     /// When.
     pub at: DateTime<Utc>,
+    /// Where this is about a step of the builder's own within `step`: its number, in the order in which they began.
+    /// One that ended may begin again; the last end counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vertex: Option<u32>,
+    /// The builder's name for it, such as `[2/3] RUN make`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// At its end: whether its result was in the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached: Option<bool>,
+    /// At its end: how long it took, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// After its failure: what the builder says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Step {
+    /// What happened to a step as a whole.
+    pub const fn whole(step: StepName, attempt: u32, phase: StepPhase, at: DateTime<Utc>) -> Self {
+        Self {
+            step,
+            attempt,
+            phase,
+            at,
+            vertex: None,
+            name: None,
+            cached: None,
+            duration_ms: None,
+            error: None,
+        }
+    }
 }
 
 /// What can happen to a step.

@@ -1,10 +1,15 @@
 //! Carries the output of an attempt's steps into the journal: every line once, in order, and a gap where a line is
 //! known to be missing or may be.
 
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use kiln_agent::wire::frame::{Frame, Stream};
+use kiln_agent::wire::{
+    self,
+    frame::{Frame, Stream},
+    step::StepRecord,
+};
 
 use super::Context;
 use crate::{
@@ -43,12 +48,8 @@ impl<R: Runner> LogPump<'_, R> {
                 return Ok(());
             };
             if !self.cursor.0.contains_key(&step) {
-                let started = Event::Step(Step {
-                    step,
-                    attempt: self.lease.attempt.number,
-                    phase: StepPhase::Started,
-                    at: begun.started_at,
-                });
+                let attempt = self.lease.attempt.number;
+                let started = Event::Step(Step::whole(step, attempt, StepPhase::Started, begun.started_at));
                 self.append(step, StepCursor::default(), &[started]).await?;
             }
             let end = self.copy(step).await?;
@@ -78,7 +79,7 @@ impl<R: Runner> LogPump<'_, R> {
                 at_ms: at.at_ms,
             },
         );
-        let mut lines = Lines::new(step, at);
+        let mut lines = Lines::new(step, self.lease.attempt.number, at);
         loop {
             let chunk = tokio::select! {
                 chunk = reader.chunks.recv() => chunk,
@@ -123,16 +124,13 @@ impl<R: Runner> LogPump<'_, R> {
                 at: now,
             }));
         }
-        events.push(Event::Step(Step {
-            step,
-            attempt: self.lease.attempt.number,
-            phase: if end.as_ref().is_some_and(|end| end.succeeded) {
-                StepPhase::Succeeded
-            } else {
-                StepPhase::Failed
-            },
-            at: end.map_or(now, |end| end.at),
-        }));
+        let phase = if end.as_ref().is_some_and(|end| end.succeeded) {
+            StepPhase::Succeeded
+        } else {
+            StepPhase::Failed
+        };
+        let at = end.map_or(now, |end| end.at);
+        events.push(Event::Step(Step::whole(step, self.lease.attempt.number, phase, at)));
         cursor.ended = true;
         self.append(step, cursor, &events).await
     }
@@ -206,6 +204,7 @@ fn missing(line: u64, end: Option<&StepEnd>, log: &LogEnd) -> Option<Missing> {
 /// Turns framed lines into log entries.
 struct Lines {
     step: StepName,
+    attempt: u32,
     cursor: StepCursor,
     events: Vec<Event>,
     bytes: usize,
@@ -214,9 +213,10 @@ struct Lines {
 }
 
 impl Lines {
-    const fn new(step: StepName, cursor: StepCursor) -> Self {
+    const fn new(step: StepName, attempt: u32, cursor: StepCursor) -> Self {
         Self {
             step,
+            attempt,
             cursor,
             events: Vec::new(),
             bytes: 0,
@@ -258,6 +258,16 @@ impl Lines {
         let stream = match frame.stream {
             Stream::Stdout => LogStream::Stdout,
             Stream::Stderr => LogStream::Stderr,
+            Stream::Step => match serde_json::from_slice(frame.text) {
+                Ok(record) => {
+                    self.open = false;
+                    self.events
+                        .push(Event::Step(vertex(self.step, self.attempt, at, record)));
+                    return;
+                }
+                // Whoever wrote this isn't the agent, but it was written.
+                Err(_) => LogStream::Stderr,
+            },
         };
         let (mut text, replaced) = decode(frame.text);
         if !frame.partial {
@@ -290,6 +300,23 @@ impl Lines {
         self.bytes = 0;
         self.open = false;
         (std::mem::take(&mut self.events), self.cursor)
+    }
+}
+
+/// A builder's word on one of its own steps.
+fn vertex(step: StepName, attempt: u32, at: DateTime<Utc>, record: StepRecord) -> Step {
+    let phase = match record.phase {
+        wire::step::StepPhase::Started => StepPhase::Started,
+        wire::step::StepPhase::Succeeded => StepPhase::Succeeded,
+        wire::step::StepPhase::Failed => StepPhase::Failed,
+    };
+    Step {
+        vertex: Some(record.vertex),
+        name: Some(record.name),
+        cached: (phase != StepPhase::Started).then_some(record.cached),
+        duration_ms: record.duration_ms,
+        error: record.error,
+        ..Step::whole(step, attempt, phase, at)
     }
 }
 

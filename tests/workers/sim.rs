@@ -74,6 +74,7 @@ fn step(step: StepName, end: Option<(bool, u64)>) -> StepObservation {
                 commit: None,
                 digest: Some(format!("sha256:{}", "a".repeat(64))),
                 problem: None,
+                failed: None,
                 tail: String::new(),
             }),
         }),

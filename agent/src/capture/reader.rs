@@ -4,19 +4,22 @@ use std::{
     io::{self, PipeReader, Read},
     os::fd::AsFd,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use kiln_agent::wire::frame::Stream;
+use kiln_agent::wire::{frame::Stream, plan::Progress};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
+use crate::progress::Translator;
+
 use super::{
     kept::SharedKept,
     lines::Lines,
-    sink::{OutputLost, Sink, Writer},
+    sink::{Batch, OutputLost, Sink, Writer},
 };
 
 /// Bytes to ask for at once: the usual capacity of a pipe.
@@ -35,6 +38,8 @@ pub(crate) enum Target {
     LogAndMemory(Arc<Sink>, Arc<SharedKept>),
     /// Only the end of it, into memory.
     Memory(Arc<SharedKept>),
+    /// Into the step's log, after it was read for what a builder says about its steps.
+    Progress(Arc<Sink>, Progress),
 }
 
 /// Reads `pipe` until its end. Once the other end of `finish` is closed, reads only what the pipe holds at that
@@ -54,8 +59,23 @@ pub(crate) fn read_to_end(
     let mut lines = Lines::default();
     let mut buffer = vec![0; READ_SIZE];
     let mut left: Option<usize> = None;
-    while let Some(readable) = next(&pipe, finish, &mut left) {
+    let mut translator = match target {
+        Target::Progress(_, progress) => Some(Translator::new(*progress, writer)),
+        Target::Log(_) | Target::LogAndMemory(..) | Target::Memory(_) => None,
+    };
+    loop {
+        let patience = translator
+            .as_ref()
+            .and_then(|translator| translator.due(Instant::now()));
+        let Some(readable) = next(&pipe, finish, &mut left, patience) else {
+            break;
+        };
         if !readable {
+            if let (Target::Progress(sink, _), Some(translator)) = (target, &mut translator) {
+                let mut batch = sink.batch(writer, stream);
+                translator.tick(Instant::now(), &mut batch);
+                send(batch, &mut lost);
+            }
             continue;
         }
         let want = left.unwrap_or(READ_SIZE).min(READ_SIZE);
@@ -73,15 +93,27 @@ pub(crate) fn read_to_end(
                 kept.push(bytes);
                 emit(sink, writer, stream, &mut lost, |emit| lines.push(bytes, emit));
             }
+            Target::Progress(sink, _) => {
+                let mut batch = sink.batch(writer, stream);
+                if let Some(translator) = &mut translator {
+                    translator.take(bytes, Instant::now(), &mut batch);
+                }
+                send(batch, &mut lost);
+            }
         }
+    }
+    if let (Target::Progress(sink, _), Some(translator)) = (target, translator) {
+        let mut batch = sink.batch(writer, stream);
+        translator.finish(&mut batch);
+        send(batch, &mut lost);
     }
     if let Target::Log(sink) | Target::LogAndMemory(sink, _) = target {
         emit(sink, writer, stream, &mut lost, |emit| lines.finish(emit));
     }
 }
 
-/// Waits until there is something to do. Says whether the pipe can be read; nothing when reading is over.
-fn next(pipe: &impl AsFd, finish: &PipeReader, left: &mut Option<usize>) -> Option<bool> {
+/// Waits until there is something to do, or for as long as `patience` says. Says whether the pipe can be read; nothing when reading is over.
+fn next(pipe: &impl AsFd, finish: &PipeReader, left: &mut Option<usize>, patience: Option<Duration>) -> Option<bool> {
     if *left == Some(0) {
         return None;
     }
@@ -92,7 +124,8 @@ fn next(pipe: &impl AsFd, finish: &PipeReader, left: &mut Option<usize>) -> Opti
     let timeout = if left.is_some() {
         PollTimeout::ZERO
     } else {
-        PollTimeout::NONE
+        let rounded_up = patience.map(|patience| u16::try_from(patience.as_millis() + 1).unwrap_or(u16::MAX));
+        rounded_up.map_or(PollTimeout::NONE, PollTimeout::from)
     };
     match poll(if left.is_some() { &mut fds[..1] } else { &mut fds }, timeout) {
         Err(Errno::EINTR) => return Some(false),
@@ -118,6 +151,10 @@ fn emit(
 ) {
     let mut batch = sink.batch(writer, stream);
     lines(&mut |text, partial| batch.line(text, partial));
+    send(batch, lost);
+}
+
+fn send(batch: Batch<'_>, lost: &mut impl FnMut(OutputLost)) {
     if let Err(error) = batch.send() {
         lost(error);
     }

@@ -12,7 +12,8 @@ use std::{
 
 use kiln_agent::wire::{
     frame::{Frame, Stream},
-    report::MAX_TAIL,
+    report::{FailedStep, MAX_TAIL},
+    step::StepRecord,
 };
 
 use super::{kept::Kept, lines::Lines};
@@ -28,6 +29,7 @@ pub(crate) struct Sink {
     lines: AtomicU64,
     bytes: AtomicU64,
     tail: Mutex<Kept>,
+    failed: Mutex<Option<FailedStep>>,
     abandoned: AtomicBool,
 }
 
@@ -46,6 +48,11 @@ pub(crate) struct Writer(pub(crate) u64);
 impl Writer {
     /// The agent itself.
     const AGENT: Self = Self(0);
+
+    /// One of several sources that share a writer's pipe.
+    pub(crate) const fn part(self, number: u32) -> Self {
+        Self(self.0 | (number as u64) << 32)
+    }
 }
 
 /// The log can't be written any more.
@@ -62,6 +69,8 @@ pub(crate) struct Totals {
     pub(crate) bytes: u64,
     /// The last of them.
     pub(crate) tail: String,
+    /// The first of the builder's steps that failed.
+    pub(crate) failed: Option<FailedStep>,
 }
 
 impl Sink {
@@ -79,6 +88,7 @@ impl Sink {
             bytes: AtomicU64::new(0),
             // Longer than a report takes, which can then begin with a whole line.
             tail: Mutex::new(Kept::new(2 * MAX_TAIL)),
+            failed: Mutex::new(None),
             abandoned: AtomicBool::new(false),
         }
     }
@@ -119,6 +129,7 @@ impl Sink {
             lines: self.lines.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             tail: self.tail.lock().unwrap_or_else(PoisonError::into_inner).text(),
+            failed: self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }
@@ -134,11 +145,37 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    /// What comes next is of this source and stream.
+    pub(crate) const fn switch(&mut self, writer: Writer, stream: Stream) {
+        self.writer = writer;
+        self.stream = stream;
+    }
+
+    /// Adds a builder's word on one of its steps.
+    pub(crate) fn step(&mut self, record: &StepRecord) {
+        // Strings and numbers can't fail to serialise.
+        let text = serde_json::to_vec(record).unwrap_or_default();
+        let frame = Frame {
+            number: self.sink.lines.fetch_add(1, Ordering::Relaxed) + 1,
+            at_ms: self.at_ms,
+            stream: Stream::Step,
+            partial: false,
+            text: &text,
+        };
+        frame.encode(&mut self.state.buffer);
+    }
+
+    /// Notes a builder's step that failed, for the report; the first one counts.
+    pub(crate) fn failed(&self, step: FailedStep) {
+        let mut failed = self.sink.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.get_or_insert(step);
+    }
+
     /// Adds a line, or a piece of one that goes on.
     pub(crate) fn line(&mut self, text: &[u8], partial: bool) {
         let slot = match self.stream {
             Stream::Stdout => 0,
-            Stream::Stderr => 1,
+            Stream::Stderr | Stream::Step => 1,
         };
         if self.state.unfinished[slot].is_some_and(|writer| writer != self.writer) {
             self.frame(b"", false);

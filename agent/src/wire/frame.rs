@@ -7,13 +7,15 @@
 /// A longer line is cut into pieces of at most this many bytes, each but the last marked as partial.
 pub const MAX_TEXT: usize = 64 * 1024;
 
-/// Which of the two output streams a line was written to.
+/// Which of the two output streams a line was written to, or what else a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Standard output.
     Stdout,
     /// Standard error.
     Stderr,
+    /// No output: the text is a [`super::step::StepRecord`] as JSON.
+    Step,
 }
 
 /// One framed line, borrowed from the buffer that it was read into. The text is bytes: builds print what they like.
@@ -41,6 +43,7 @@ impl<'a> Frame<'a> {
         out.push(match self.stream {
             Stream::Stdout => b'o',
             Stream::Stderr => b'e',
+            Stream::Step => b's',
         });
         out.push(if self.partial { b'+' } else { b'.' });
         out.push(b' ');
@@ -59,6 +62,7 @@ impl<'a> Frame<'a> {
         let stream = match stream {
             b'o' => Stream::Stdout,
             b'e' => Stream::Stderr,
+            b's' => Stream::Step,
             _ => return None,
         };
         let partial = match end {

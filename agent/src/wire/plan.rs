@@ -135,6 +135,19 @@ pub struct File {
 pub struct Command {
     /// Program and arguments.
     pub argv: Vec<String>,
+    /// How the command tells what it is doing; without it, its output is only text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+}
+
+/// The ways in which builders tell about their steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// `buildctl --progress=rawjson`: JSON lines on stderr, out of which the log is made.
+    BuildkitJson,
+    /// `buildah build`: lines such as `STEP 1/2: FROM x` on stdout.
+    Buildah,
 }
 
 /// A daemon and the sign that it is ready.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::step::clip_middle;
+
 /// Longest report, in bytes of JSON. Kubernetes cuts a termination message at 4096 bytes *and* at 12 KiB divided by
 /// the number of the pod's containers, init containers and injected sidecars included (the kubelet's
 /// `normalizeStatus`); this leaves room for five containers.
@@ -12,6 +14,10 @@ pub const MAX_TAIL: usize = 1536;
 
 /// Longest message of a problem, in bytes of its escaped form.
 const MAX_MESSAGE: usize = 768;
+
+/// Longest name and error of a failed step, in bytes of their escaped form.
+const MAX_FAILED_NAME: usize = 128;
+const MAX_FAILED_ERROR: usize = 512;
 
 /// The end of one step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +37,9 @@ pub struct Report {
     /// What the agent itself found wrong, when it knows better than the exit status tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
+    /// Build step: the first of the builder's own steps that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailedStep>,
     /// The last lines of output, for telling failures apart; at most [`MAX_TAIL`] bytes, empty after a success.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tail: String,
@@ -44,10 +53,26 @@ impl Report {
         if let Some(problem) = &mut report.problem {
             problem.message = clip_end(&problem.message, MAX_MESSAGE);
         }
+        if let Some(failed) = &mut report.failed {
+            failed.name = clip_escaped(&failed.name, MAX_FAILED_NAME);
+            failed.error = clip_escaped(&failed.error, MAX_FAILED_ERROR);
+        }
         report.tail = String::new();
         let room = MAX_REPORT.saturating_sub(render(&report).len() + r#","tail":"""#.len());
         clip_front(&self.tail, MAX_TAIL, room).clone_into(&mut report.tail);
         render(&report)
+    }
+}
+
+/// Both ends of `text`, so that what is left takes at most `room` escaped bytes.
+fn clip_escaped(text: &str, room: usize) -> String {
+    let mut max = text.len().min(room);
+    loop {
+        let clipped = clip_middle(text, max);
+        if max == 0 || clipped.chars().map(escaped_len).sum::<usize>() <= room {
+            return clipped;
+        }
+        max = max * 3 / 4;
     }
 }
 
@@ -105,6 +130,15 @@ fn clip_front(text: &str, bytes: usize, room: usize) -> &str {
     }
 }
 
+/// A builder's step that failed, in the builder's words; long ones lose their middle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedStep {
+    /// Such as `[2/3] RUN make`.
+    pub name: String,
+    /// Such as `process "/bin/sh -c make" did not complete successfully: exit code: 2`.
+    pub error: String,
+}
+
 /// How a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -155,6 +189,7 @@ mod tests {
                 kind: ProblemKind::Source,
                 message: message.to_owned(),
             }),
+            failed: None,
             tail: tail.to_owned(),
         }
     }
@@ -190,16 +225,20 @@ mod tests {
             commit in option::of("[0-9a-f]{64}"),
             digest in option::of("sha256:[0-9a-f]{64}"),
             message in option::of(any_text()),
+            failed in option::of((any_text(), any_text())),
             tail in any_text(),
         ) {
             let problem = message.map(|message| Problem { kind: ProblemKind::Dockerfile, message });
-            let report = Report { exit, lines, bytes, commit, digest, problem, tail };
+            let failed = failed.map(|(name, error)| FailedStep { name, error });
+            let report = Report { exit, lines, bytes, commit, digest, problem, failed, tail };
             let json = report.to_json();
             prop_assert!(json.len() <= MAX_REPORT, "{} bytes", json.len());
             let read: Report = serde_json::from_str(&json).unwrap();
             prop_assert!(report.tail.ends_with(&read.tail) && read.tail.len() <= MAX_TAIL);
             prop_assert_eq!(read.tail.is_empty(), report.tail.is_empty());
-            prop_assert_eq!(Report { problem: None, tail: String::new(), ..read }, Report { problem: None, tail: String::new(), ..report });
+            let rest = |report: Report| Report { problem: None, failed: None, tail: String::new(), ..report };
+            prop_assert_eq!(read.failed.is_some(), report.failed.is_some());
+            prop_assert_eq!(rest(read), rest(report));
         }
     }
 

@@ -31,6 +31,7 @@ fn a_program_that_is_missing_is_named() {
     let bench = Bench::new();
     let finished = bench.run(RunPlan {
         commands: vec![Command {
+            progress: None,
             argv: vec!["no-such-program".to_owned()],
         }],
         ..RunPlan::default()
@@ -66,6 +67,7 @@ fn arguments_reach_the_program_as_they_are() {
     let bench = Bench::new();
     let finished = bench.run(RunPlan {
         commands: vec![Command {
+            progress: None,
             argv: ["printf", "%s|", "a b", "$(id)", "'", "", "-n"]
                 .map(str::to_owned)
                 .to_vec(),

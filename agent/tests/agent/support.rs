@@ -172,6 +172,7 @@ pub(crate) fn scripts(scripts: &[&str]) -> RunPlan {
 /// A command that is a shell script.
 pub(crate) fn shell(script: &str) -> plan::Command {
     plan::Command {
+        progress: None,
         argv: vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()],
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Facts behind the arguments: buildah's manual pages, `containers-registries.conf(5)`, and runs of 1.28.2.
 
-use kiln_agent::wire::plan::{Command, DigestFile, File, RunPlan};
+use kiln_agent::wire::plan::{Command, DigestFile, File, Progress, RunPlan};
 use toml::{Table, Value};
 
 use super::{Env, context, dockerfile, platforms, text};
@@ -44,11 +44,13 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
     let digest = env.scratch.join("digest");
     let mut commands = vec![Command {
         argv: build_argv(spec, env),
+        progress: Some(Progress::Buildah),
     }];
     if spec.push {
         // One image, so that all pushes give the same digest; whoever checks it asks each registry.
         commands.extend(spec.images.iter().map(|image| Command {
             argv: push_argv(spec, image, env, &text(&digest)),
+            progress: None,
         }));
     }
     RunPlan {

@@ -3,7 +3,10 @@
 //! Facts behind the arguments: BuildKit's `docs/rootless.md`, `docs/buildkitd.toml.md` and `docs/build-repro.md`, and
 //! runs of v0.34.2.
 
-use kiln_agent::wire::plan::{Command, DigestFile, File, RunPlan, Service};
+use kiln_agent::wire::{
+    plan::{Command, DigestFile, File, Progress, RunPlan, Service},
+    report::FailedStep,
+};
 use toml::{Table, Value};
 
 use super::{Env, context, dockerfile, platforms, text};
@@ -58,6 +61,7 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
         }),
         commands: vec![Command {
             argv: client_argv(spec, env, &address, &text(&metadata)),
+            progress: Some(Progress::BuildkitJson),
         }],
         digest: spec.push.then(|| DigestFile::Json {
             path: metadata,
@@ -69,7 +73,7 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
 
 fn client_argv(spec: &BuildSpec, env: &Env<'_>, address: &str, metadata: &str) -> Vec<String> {
     let context = context(&spec.source, env);
-    let mut argv: Vec<String> = ["buildctl", "--addr", address, "build", "--progress=plain"]
+    let mut argv: Vec<String> = ["buildctl", "--addr", address, "build", "--progress=rawjson"]
         .map(str::to_owned)
         .into();
     argv.extend(["--frontend", "dockerfile.v0"].map(str::to_owned));
@@ -128,10 +132,24 @@ fn daemon_config(registries: &[Registry]) -> String {
     .to_string()
 }
 
-/// Tells apart the failures of `buildctl build`. `None` when the output holds no error of its.
-pub(super) fn explain(tail: &str) -> Option<Failure> {
-    let Some((place, error)) = failure::last_line_after(tail, "error: ") else {
-        return cut_command(tail);
+/// Tells apart the failures of `buildctl build` by the end of its output and the vertex that failed, if one did.
+/// `None` when neither holds an error of BuildKit's.
+pub(super) fn explain(tail: &str, failed: Option<&FailedStep>) -> Option<Failure> {
+    let said = failure::last_line_after(tail, "error: ");
+    let line = said.and_then(|(place, _)| excerpt_line(&tail[..place]));
+    // The vertex has it whole where a long command has cut the tail.
+    if let Some(failed) = failed
+        && let Some((process, exit)) = between(&failed.error, "process \"", "\" did not complete successfully: ")
+    {
+        let command = process.strip_prefix("/bin/sh -c ").unwrap_or(process);
+        return Some(failure::command_failed(command, line, exit));
+    }
+    let Some((_, error)) = said else {
+        let failed = failed?;
+        return Some(failure::build_failed(
+            &format!("`{}`: {}", failed.name, failed.error),
+            None,
+        ));
     };
     let Some(message) = error.strip_prefix("failed to solve: ") else {
         return Some(failure::internal(&format!("BuildKit gave up: {error}")));
@@ -150,9 +168,6 @@ pub(super) fn explain(tail: &str) -> Option<Failure> {
     if matches!(code, "Unavailable" | "Canceled") {
         return Some(failure::internal(&format!("BuildKit's daemon went away: {message}")));
     }
-    let line = excerpt_line(&tail[..place]);
-    let vertex_failed = tail[..place].contains("\n > ");
-
     if let Some((image, cause)) = between(message, "failed to push ", ": ") {
         return Some(failure::push_failed(image, Cause::of(cause)));
     }
@@ -180,7 +195,7 @@ pub(super) fn explain(tail: &str) -> Option<Failure> {
     {
         return Some(failure::missing_in_context(path.trim_start_matches('/'), line));
     }
-    if vertex_failed {
+    if failed.is_some() {
         return Some(failure::build_failed(message, line));
     }
     // Nothing had begun to run: the Dockerfile itself is at fault.
@@ -189,13 +204,6 @@ pub(super) fn explain(tail: &str) -> Option<Failure> {
         None => (line, message),
     };
     Some(failure::dockerfile_invalid(message, line))
-}
-
-/// A tail that was cut within a long command holds only the end of the error's line.
-fn cut_command(tail: &str) -> Option<Failure> {
-    let last = tail.lines().rfind(|line| !line.trim().is_empty())?;
-    let (_, exit) = last.rsplit_once("\" did not complete successfully: ")?;
-    Some(failure::command_failed("", None, exit))
 }
 
 /// The line that BuildKit's excerpt of the Dockerfile is about: `Dockerfile:2` above a ruler.
@@ -215,6 +223,8 @@ fn between<'a>(text: &'a str, start: &str, middle: &str) -> Option<(&'a str, &'a
 
 #[cfg(test)]
 mod tests {
+    use kiln_agent::wire::step::clip_middle;
+
     use super::*;
     use crate::{
         domain::{failure::FailureCode, spec::Builder},
@@ -412,25 +422,35 @@ mod tests {
             ),
         ];
         for (tail, code, words) in cases {
-            let failure = explain(&tail).unwrap_or_else(|| panic!("unexplained: {tail}"));
+            // What failed stands in the output of `--progress=plain`, from which these are.
+            let failed = tail.split_once("\n > ").map(|(_, rest)| FailedStep {
+                name: rest.lines().next().unwrap().trim_end_matches(':').to_owned(),
+                error: tail.rsplit_once("failed to solve: ").unwrap().1.trim_end().to_owned(),
+            });
+            let failure = explain(&tail, failed.as_ref()).unwrap_or_else(|| panic!("unexplained: {tail}"));
             assert_eq!(failure.code, code, "{tail}\n{failure:?}");
             for word in words {
                 assert!(failure.message.contains(word), "{word} is not in: {}", failure.message);
             }
         }
-        assert_eq!(explain("#1 DONE 0.0s\n"), None);
+        assert_eq!(explain("#1 DONE 0.0s\n", None), None);
     }
 
     #[test]
-    fn a_tail_cut_within_a_long_command_still_has_its_exit() {
-        let tail = format!(
-            "error: failed to solve: process \"/bin/sh -c {}\" did not complete successfully: exit code: 9\n",
+    fn the_vertex_tells_what_a_cut_tail_does_not() {
+        let error = format!(
+            "process \"/bin/sh -c {}\" did not complete successfully: exit code: 9",
             "x".repeat(3000)
         );
-        for tail in [&tail[..], &tail[tail.len() - 1500..]] {
-            let failure = explain(tail).unwrap();
+        let tail = format!("error: failed to solve: {error}\n");
+        let failed = FailedStep {
+            name: "[2/2] RUN x".to_owned(),
+            error: clip_middle(&error, 300),
+        };
+        for tail in [&tail[..], &tail[tail.len() - 1500..], ""] {
+            let failure = explain(tail, Some(&failed)).unwrap();
             assert_eq!(failure.code, FailureCode::BuildFailed);
-            assert!(failure.message.contains("exit code 9"));
+            assert!(failure.message.contains("exit code 9") && failure.message.contains("`xxx"));
         }
     }
 }

@@ -27,7 +27,9 @@ pub fn classify(step: StepName, report: &Report) -> Failure {
     }
     let explained = match step {
         StepName::Source => None,
-        StepName::Build => buildkit::explain(&report.tail).or_else(|| buildah::explain(&report.tail)),
+        StepName::Build => {
+            buildkit::explain(&report.tail, report.failed.as_ref()).or_else(|| buildah::explain(&report.tail))
+        }
     };
     let mut failure = explained.unwrap_or_else(|| unexplained(step, report));
     if failure.code == FailureCode::BuildFailed && is_out_of_disk(&report.tail) {
@@ -331,6 +333,7 @@ mod tests {
             commit: None,
             digest: None,
             problem: None,
+            failed: None,
             tail: tail.to_owned(),
         }
     }
