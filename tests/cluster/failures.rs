@@ -3,6 +3,7 @@
 mod dockerfile;
 mod infrastructure;
 mod limits;
+mod node;
 mod pods;
 mod push;
 mod source;
