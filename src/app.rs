@@ -6,5 +6,6 @@ pub mod config;
 pub mod dev;
 pub mod openapi;
 pub mod postgres;
+pub mod secrets;
 pub mod serve;
 pub mod telemetry;

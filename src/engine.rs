@@ -20,6 +20,7 @@ use crate::{
     domain::clock::Clock,
     journal::{Signals, Writer},
     runner::verify::Verifier,
+    store::secrets::seal::Keyring,
 };
 
 /// What every part of the engine works with.
@@ -32,6 +33,8 @@ pub struct Context<R> {
     pub signals: Signals,
     /// The way into journals.
     pub writer: Writer,
+    /// Decrypts the secrets of projects.
+    pub keyring: Keyring,
     /// Asks registries whether they hold what was pushed.
     pub verifier: Verifier,
     /// The time that is written down. What decides between workers is the database's.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches as _;
 use kiln::{
     app::{
-        cli::{self, Cli, Command, ConfigCommand, TokenCommand},
+        cli::{self, Cli, Command, ConfigCommand, SecretsCommand, TokenCommand},
         commands,
         config::Config,
         dev, openapi, telemetry,
@@ -52,10 +52,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Serve(flags) => commands::serve(config, &flags).await?,
             Command::Dev(flags) => Box::pin(dev::dev(config, &flags)).await?,
             Command::Migrate(flags) => commands::migrate(&config, &flags).await?,
+            Command::Secrets(SecretsCommand::Rotate) => println!("{}", commands::rotate_secrets(&config).await?),
             Command::Token(TokenCommand::Create(flags)) => {
                 println!("{}", commands::create_token(&config, &flags).await?);
             }
-            Command::Config(ConfigCommand::Check) => println!("The configuration can be used."),
+            Command::Config(ConfigCommand::Check) => {
+                config.secrets.keyring()?;
+                println!("The configuration can be used.");
+            }
             // Carried out before the configuration was read.
             Command::Openapi | Command::Completions { .. } | Command::Client(_) | Command::Token(_) => {}
         }

@@ -16,6 +16,7 @@ pub mod notify;
 pub mod projects;
 pub mod queue;
 mod rows;
+pub mod secrets;
 pub mod tickets;
 pub mod tokens;
 pub mod transitions;

@@ -4,6 +4,7 @@
 
 mod cluster {
     mod conformance;
+    mod credentials;
     mod deploy;
     mod failures;
     mod images;

@@ -7,6 +7,10 @@ set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+# What Kiln encrypts secrets with.
+KILN_TEST_SECRETS_KEY=$DIR/secrets.key
+[[ -s $KILN_TEST_SECRETS_KEY ]] || (umask 077 && openssl rand -base64 32 >"$KILN_TEST_SECRETS_KEY")
+
 # A cluster that was not started here (adopt.sh) is described by the environment.
 if [[ ${KILN_TEST_CLUSTER:-own} == own ]]; then
     KILN_TEST_CLUSTER=own
@@ -16,6 +20,9 @@ if [[ ${KILN_TEST_CLUSTER:-own} == own ]]; then
     KILN_TEST_AUTH_REGISTRY=$AUTH_REGISTRY
     KILN_TEST_GIT=$GIT_URL
     KILN_TEST_GIT_DIR=$GIT_DIR_ROOT
+    KILN_TEST_GIT_SSH=ssh://root@$HOST_IP:2222$GIT_DIR_ROOT
+    KILN_TEST_GIT_SSH_KEY=$RUN/git-ssh/user
+    KILN_TEST_GIT_KNOWN_HOSTS=$RUN/git-ssh/known_hosts
     KILN_TEST_USER=$TEST_USER
     KILN_TEST_PASSWORD=$TEST_PASSWORD
     KILN_TEST_HOST_IP=$HOST_IP

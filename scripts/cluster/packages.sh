@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Installs the Debian packages the test cluster needs, and only those that are
-# missing. Services that come with them (lighttpd, containerd, docker-registry,
-# postgresql) must not start on the host: policy-rc.d forbids it meanwhile.
+# missing. Services that come with them (lighttpd, ssh, containerd,
+# docker-registry, postgresql) must not start on the host: policy-rc.d forbids it meanwhile.
 set -euo pipefail
 
 packages=(
     containerd runc containernetworking-plugins iptables iproute2 conntrack # nodes
     buildah skopeo docker-registry debootstrap busybox-static               # images
-    lighttpd apache2-utils                             # git server, password files
+    lighttpd apache2-utils openssh-server              # git servers, password files
     git uidmap libcap2-bin openssl gcc libc6-dev jq curl ca-certificates postgresql
 )
 

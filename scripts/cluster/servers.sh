@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The servers that builds talk to: a registry (its storage is a cache and
-# survives `down`), a registry that wants a password, and a git server over
-# smart HTTP with a public and a private part.
+# survives `down`), a registry that wants a password, and git servers: over
+# smart HTTP with a public and a private part, and over ssh.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -60,9 +60,33 @@ auth.require = ("/private/" => ("method" => "basic", "realm" => "kiln", "require
 EOF
 start git-server lighttpd -D -f "$RUN/lighttpd.conf"
 
+# The same repositories by ssh, for one key that can do nothing else.
+SSH=$RUN/git-ssh
+mkdir -p "$SSH" /run/sshd
+ssh-keygen -q -t ed25519 -N '' -C host -f "$SSH/host"
+ssh-keygen -q -t ed25519 -N '' -C user -f "$SSH/user"
+echo "[$HOST_IP]:2222 $(cut -d' ' -f1,2 "$SSH/host.pub")" >"$SSH/known_hosts"
+cat >"$SSH/authorized_keys" <<EOF
+restrict,command="git-shell -c \\"\$SSH_ORIGINAL_COMMAND\\"" $(cat "$SSH/user.pub")
+EOF
+cat >"$SSH/config" <<EOF
+ListenAddress $HOST_IP:2222
+HostKey $SSH/host
+PidFile none
+AuthorizedKeysFile $SSH/authorized_keys
+StrictModes no
+PermitRootLogin forced-commands-only
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+SetEnv GIT_CONFIG_GLOBAL=$RUN/gitconfig
+EOF
+start git-ssh-server /usr/sbin/sshd -D -e -f "$SSH/config"
+
 answers() { # any HTTP answer will do
     inside curl -s -o /dev/null --max-time 1 "$1"
 }
 wait_for 10 "the registry" "$LOGS/registry.log" answers http://$REGISTRY/v2/
 wait_for 10 "the registry with a password" "$LOGS/auth-registry.log" answers http://$AUTH_REGISTRY/v2/
 wait_for 10 "the git server" "$LOGS/git-server.log" answers $GIT_URL/
+wait_for 10 "the git server by ssh" "$LOGS/git-ssh-server.log" inside ssh-keyscan -T 1 -p 2222 $HOST_IP

@@ -43,6 +43,9 @@ pub enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Manage the encryption of secrets, straight in the database
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
     /// Make, list and delete tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -147,6 +150,13 @@ pub enum Role {
 pub enum ConfigCommand {
     /// Say whether the configuration can be used
     Check,
+}
+
+/// `kiln secrets …`.
+#[derive(Debug, Subcommand)]
+pub enum SecretsCommand {
+    /// Encrypt with the current key what an older one has encrypted
+    Rotate,
 }
 
 /// `kiln token …`.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{
     cli::{Migrate, Role, Serve, TokenCreate},
     config::{Config, RunnerKind},
+    secrets::{self, KeyError, RotateError, Rotated},
     serve::{RUNNER_DRAIN, ServeError, Service, asked_to_end, open_database},
 };
 use crate::{
@@ -42,6 +43,18 @@ pub enum CommandError {
     /// The project can't be.
     #[error("the project's name: {0}")]
     Project(String),
+    /// The keys for secrets can't be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Secrets can't be encrypted anew.
+    #[error(transparent)]
+    Rotate(#[from] RotateError),
+    /// Some secrets stay as they are.
+    #[error(
+        "{} secrets encrypted anew, but none of the keys opens these: {}. Add the key that they were encrypted with to `secrets.previous_key_files`, or store them again.",
+        .0.done, .0.stuck.join(", ")
+    )]
+    Stuck(Rotated),
     /// The local runner can't start.
     #[error("{doing}: {error}{}", cause(.error))]
     Runner {
@@ -68,7 +81,7 @@ pub async fn serve(config: Config, flags: &Serve) -> Result<(), CommandError> {
         asked_to_end().await;
         on_signal.cancel();
     });
-    let service = Service::new(config.clone(), pool, shutdown.clone());
+    let service = Service::new(config.clone(), pool, config.secrets.keyring()?, shutdown.clone());
     if !flags.roles.contains(&Role::Worker) {
         return finish(service, flags).await;
     }
@@ -137,6 +150,20 @@ pub async fn migrate(config: &Config, flags: &Migrate) -> Result<(), CommandErro
             outcome => return Ok(outcome?),
         }
     }
+}
+
+/// `kiln secrets rotate`: what it came to, in words; an error when something is left that no key opens.
+pub async fn rotate_secrets(config: &Config) -> Result<String, CommandError> {
+    let keyring = config.secrets.keyring()?;
+    let pool = open_database(config)?;
+    let rotated = secrets::rotate(&pool, &keyring, &Random::system()).await?;
+    if rotated.stuck.is_empty() {
+        let done = rotated.done;
+        return Ok(format!(
+            "{done} secrets encrypted anew; previous keys are no longer needed."
+        ));
+    }
+    Err(CommandError::Stuck(rotated))
 }
 
 /// `kiln token create`: prints the token and nothing else, so that scripts can take it.

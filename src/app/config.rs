@@ -8,8 +8,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::secrets::Secrets;
 use crate::{
-    domain::spec::{Builder, Limits},
+    domain::{
+        secret::SecretText,
+        spec::{Builder, Limits},
+    },
     engine,
     http::{Cors, UploadConfig},
     runner::{kubernetes, local, registry::Registry},
@@ -35,6 +39,8 @@ pub struct Config {
     pub local: local::LocalConfig,
     /// Registries that need more than HTTPS by their own name.
     pub registry: Vec<Registry>,
+    /// Keys for the secrets of projects.
+    pub secrets: Secrets,
     /// What requests may ask for.
     pub limits: Limits,
     /// Which web pages may call the API.
@@ -58,6 +64,7 @@ impl Default for Config {
             kubernetes: kubernetes::config::Config::default(),
             local: local::LocalConfig::default(),
             registry: Vec::new(),
+            secrets: Secrets::default(),
             limits: Limits::default(),
             cors: Cors::default(),
             uploads: UploadConfig::default(),
@@ -179,6 +186,9 @@ pub struct Overrides {
     /// Address that the API listens on
     #[arg(long, global = true, env = "KILN_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Keys for secrets. They are no flag, because everybody sees those.
+    #[arg(skip = Secrets::from_environment())]
+    pub secrets_key: Option<SecretText>,
     /// Namespace of build pods
     #[arg(long, global = true, env = "KILN_NAMESPACE", value_name = "NAME")]
     pub namespace: Option<String>,
@@ -200,6 +210,7 @@ impl Config {
         if let Some(url) = &overrides.database_url {
             config.database.url.clone_from(url);
         }
+        config.secrets.keys.clone_from(&overrides.secrets_key);
         if let Some(listen) = overrides.listen {
             config.listen = listen;
         }

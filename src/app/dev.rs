@@ -21,10 +21,12 @@ use super::{
     commands::worker_name,
     config::Config,
     postgres::{DevPostgres, DevPostgresError},
+    secrets::{KeyError, ensure_key},
     serve::{ServeError, Service, asked_to_end, open_database},
 };
 use crate::{
     domain::spec::Builder,
+    http::Random,
     runner::{
         Runner as _, RunnerError,
         local::{LocalConfig, LocalRunner},
@@ -59,6 +61,9 @@ pub enum DevError {
     /// The service could not run.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// Secrets can't be kept.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// There is no token.
     #[error("the token for the API can't be made: {0}")]
     Token(#[from] token::TokenError),
@@ -142,13 +147,19 @@ async fn serve(
     let pool = open_database(&config)?;
     store::migrate(&pool).await?;
     let token = token::ensure(&pool, data).await?;
+    if config.secrets.is_unset() {
+        let file = data.join("secrets.key");
+        ensure_key(&file, &Random::system())?;
+        config.secrets.key_file = Some(file);
+    }
+    let keyring = config.secrets.keyring()?;
     let local = LocalConfig {
         data_dir: data.to_owned(),
         ..config.local.clone()
     };
     let runner = LocalRunner::start(&local, config.registry.clone())?;
     let shutdown = CancellationToken::new();
-    let service = Service::new(config, pool.clone(), shutdown.clone());
+    let service = Service::new(config, pool.clone(), keyring, shutdown.clone());
     let (service, context) = service.with_worker(runner.clone(), worker_name())?;
     // It can write to the journal, which is closed once nobody can.
     drop(context);

@@ -17,7 +17,7 @@ use crate::{
     http,
     journal::{Signals, Writer},
     runner::{Readiness, Runner, verify::Verifier},
-    store::{self, attempt_keys::AttemptKeys},
+    store::{self, attempt_keys::AttemptKeys, secrets::seal::Keyring},
 };
 
 /// How long open requests may take to end once the process was told to stop.
@@ -70,6 +70,7 @@ pub fn open_database(config: &Config) -> Result<PgPool, ServeError> {
 pub struct Service {
     config: Config,
     pool: PgPool,
+    keyring: Keyring,
     clock: Arc<dyn Clock>,
     metrics: Registry,
     signals: Signals,
@@ -86,7 +87,7 @@ pub struct Service {
 
 impl Service {
     /// Prepares a process; nothing is served yet.
-    pub fn new(config: Config, pool: PgPool, shutdown: CancellationToken) -> Self {
+    pub fn new(config: Config, pool: PgPool, keyring: Keyring, shutdown: CancellationToken) -> Self {
         let (signals, exchange) = Signals::new(pool.clone());
         let (writer, flusher) = Writer::new(pool.clone(), signals.clone());
         let last = CancellationToken::new();
@@ -96,6 +97,7 @@ impl Service {
         Self {
             config,
             pool,
+            keyring,
             clock: Arc::new(SystemClock),
             metrics: Registry::default(),
             signals,
@@ -115,6 +117,7 @@ impl Service {
             pool: self.pool.clone(),
             signals: self.signals.clone(),
             writer: self.writer.clone(),
+            keyring: self.keyring.clone(),
             verifier: Verifier::new(self.config.registry.clone()).map_err(ServeError::Registries)?,
             clock: Arc::clone(&self.clock),
             config: self.config.engine.clone(),
@@ -148,6 +151,7 @@ impl Service {
             attempt_keys: self.attempt_keys.clone(),
             clock: Arc::clone(&self.clock),
             random: http::Random::system(),
+            keyring: self.keyring.clone(),
             health: http::Health {
                 cluster: self.cluster.clone(),
             },

@@ -1,6 +1,7 @@
 //! Carries one attempt from its claim to its end. The steps can be repeated: a driver that dies anywhere is followed
 //! by another, at this worker or at any, which begins again with the launch and finds what is there.
 
+mod credentials;
 mod patience;
 mod record;
 
@@ -117,6 +118,13 @@ impl<'a, R: Runner> Driver<'a, R> {
 
     /// Creates the pod, or finds it.
     async fn launch(&mut self) -> Result<Launch, Stopped> {
+        if let Err(failure) = self.obtain_credentials().await? {
+            if self.adopted {
+                self.remove().await;
+            }
+            self.fail(failure).await?;
+            return Ok(Launch::Over);
+        }
         let begun = tokio::time::Instant::now();
         let mut backoff = Duration::from_millis(200);
         loop {
@@ -371,8 +379,8 @@ impl<'a, R: Runner> Driver<'a, R> {
 
     /// Success needs more than an exit status: a pushed image has a digest, and the registry has the image.
     async fn check_success(&self, digest: Option<Digest>) -> Result<Option<Digest>, Failure> {
-        let spec = &self.claimed.assignment.spec;
-        if !spec.push {
+        let assignment = &self.claimed.assignment;
+        if !assignment.spec.push {
             return Ok(digest);
         }
         let Some(digest) = digest else {
@@ -381,7 +389,8 @@ impl<'a, R: Runner> Driver<'a, R> {
                 "The builder ended well but did not say which image it pushed.",
             ));
         };
-        self.context.verifier.verify(&spec.images, &digest).await?;
+        let (images, credentials) = (&assignment.spec.images, &assignment.credentials);
+        self.context.verifier.verify(images, &digest, credentials).await?;
         Ok(Some(digest))
     }
 

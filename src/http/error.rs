@@ -14,7 +14,7 @@ use crate::{
         spec::reader::FieldError,
         state::{IllegalTransition, StateName},
     },
-    store,
+    store::{self, secrets::seal::SealError},
 };
 
 /// Why a call wasn't answered as asked. [`super::problem`] turns it into a problem document.
@@ -103,6 +103,9 @@ pub(super) enum ApiError {
     /// There is a project of that name.
     #[error("the project exists")]
     ProjectExists,
+    /// A secret can't be encrypted.
+    #[error("a secret can't be encrypted")]
+    Seal(#[source] SealError),
     /// The database.
     #[error("the database failed")]
     Store(#[from] store::Error),
@@ -142,6 +145,8 @@ pub(super) enum Missing {
     Token,
     /// The upload.
     Upload,
+    /// The secret.
+    Secret,
 }
 
 impl From<IllegalTransition> for ApiError {

@@ -13,6 +13,7 @@ use super::error::{ApiError, Missing};
 use crate::domain::{
     id::{AttemptId, BuildId, UploadId},
     project::ProjectName,
+    secret::SecretName,
 };
 
 async fn parameter<T: FromStr>(parts: &mut Parts, name: &str, missing: Missing) -> Result<T, ApiError> {
@@ -76,5 +77,16 @@ impl<S: Send + Sync> FromRequestParts<S> for TokenPath {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         parameter(parts, "token", Missing::Token).await.map(Self)
+    }
+}
+
+/// The secret named by `{secret}`.
+pub(super) struct SecretPath(pub(super) SecretName);
+
+impl<S: Send + Sync> FromRequestParts<S> for SecretPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parameter(parts, "secret", Missing::Secret).await.map(Self)
     }
 }

@@ -18,7 +18,10 @@ use super::{
     metrics::Metrics,
     request_id::RequestId,
 };
-use crate::{domain::spec::reader::FieldError, store};
+use crate::{
+    domain::spec::reader::FieldError,
+    store::{self, secrets::seal::SealError},
+};
 
 /// Most invalid fields listed in one answer.
 const MAX_ERRORS: usize = 256;
@@ -219,6 +222,18 @@ fn answer(error: &ApiError) -> Answer {
             "There is no such upload",
             "no upload with this id is there for this token: it may have expired; send the archive again",
         ),
+        ApiError::NotFound(Missing::Secret) => Answer::new(
+            S::NOT_FOUND,
+            "secret_not_found",
+            "There is no such secret",
+            "the project has no secret of this name; names hold lower-case letters, digits, `-`, `_` and `.`, at most 63",
+        ),
+        ApiError::Seal(SealError::NoKey) => Answer::new(
+            S::SERVICE_UNAVAILABLE,
+            "secrets_not_configured",
+            "This installation can't keep secrets",
+            "its operator has to configure a key to encrypt them with: `secrets.key_file`, or KILN_SECRETS_KEY",
+        ),
         ApiError::MethodNotAllowed => Answer::new(
             S::METHOD_NOT_ALLOWED,
             "method_not_allowed",
@@ -365,6 +380,7 @@ fn answer(error: &ApiError) -> Answer {
             "send the request again",
         ),
         ApiError::Store(store::Error::Database(_) | store::Error::Inconsistent { .. })
+        | ApiError::Seal(SealError::UnknownKey(_) | SealError::Broken)
         | ApiError::Metrics(_)
         | ApiError::Spool(_)
         | ApiError::Panic(_) => internal(),

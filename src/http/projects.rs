@@ -3,6 +3,7 @@
 pub(super) mod create;
 pub(super) mod get;
 pub(super) mod list;
+pub(super) mod secrets;
 pub(super) mod tokens;
 
 use chrono::{DateTime, Utc};

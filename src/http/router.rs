@@ -95,6 +95,12 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(projects::get::get))
         .routes(routes!(projects::tokens::create::create, projects::tokens::list::list))
         .routes(routes!(projects::tokens::delete::delete))
+        .routes(routes!(projects::secrets::list::list))
+        .routes(routes!(
+            projects::secrets::put::put,
+            projects::secrets::get::get,
+            projects::secrets::delete::delete
+        ))
         .routes(routes!(operations::healthz::healthz))
         .routes(routes!(operations::readyz::readyz))
         .routes(routes!(operations::metrics::metrics))

@@ -12,7 +12,7 @@ use super::{cors::Cors, metrics::Metrics, stream::sse::StreamTiming, uploads::Up
 use crate::{
     domain::{clock::Clock, id::BuildId, spec::Limits},
     journal::Signals,
-    store::attempt_keys::AttemptKeys,
+    store::{attempt_keys::AttemptKeys, secrets::seal::Keyring},
 };
 
 /// The state of the API. Cheap to clone.
@@ -32,6 +32,8 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     /// Random bytes that can't be guessed.
     pub random: Random,
+    /// Encrypts the secrets of projects.
+    pub keyring: Keyring,
     /// What `/readyz` tells beside the database.
     pub health: Health,
     /// Counters of the API itself.

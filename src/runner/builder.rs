@@ -22,6 +22,7 @@ pub use self::{buildah::StorageDriver, failure::classify};
 use super::registry::Registry;
 use crate::domain::{
     build::Assignment,
+    secret::Credentials,
     spec::{BuildSpec, Builder, ImageRef, Platform, Resources, Source},
 };
 
@@ -36,6 +37,8 @@ pub struct Env<'a> {
     pub scratch: &'a Path,
     /// Folder for the builder's layers; this attempt's alone.
     pub storage: &'a Path,
+    /// What the attempt is given to log in with.
+    pub credentials: &'a Credentials,
     /// Folder that holds the credentials of the source step, where there are any.
     pub source_credentials: &'a Path,
     /// Folder that holds the credentials of the build step, where there are any.
@@ -63,7 +66,7 @@ pub fn plan(assignment: &Assignment, env: &Env<'_>) -> Plan {
             reference: reference.as_ref().map(ToString::to_string),
             commit: assignment.commit.as_ref().or(commit.as_ref()).map(ToString::to_string),
             submodules: *submodules,
-            credentials: credentials::source(assignment.credentials.source.as_ref(), env.source_credentials),
+            credentials: credentials::source(env),
         },
         Source::Archive { url, sha256, .. } => SourceKind::Archive {
             url: url.to_string(),
@@ -152,10 +155,11 @@ fn platforms(spec: &BuildSpec) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::OnceLock;
+
     use super::*;
     use crate::domain::{
         id::{AttemptId, BuildId},
-        secret::Credentials,
         spec::{CpuMillis, MemoryBytes, Resources},
     };
 
@@ -226,12 +230,15 @@ pub(super) mod tests {
         ]
     }
 
+    static NONE: OnceLock<Credentials> = OnceLock::new();
+
     pub(super) fn env(registries: &[Registry]) -> Env<'_> {
         Env {
             registries,
             source: Path::new("/kiln/source/tree"),
             scratch: Path::new("/kiln/scratch"),
             storage: Path::new("/kiln/storage"),
+            credentials: NONE.get_or_init(Credentials::default),
             source_credentials: Path::new("/kiln/credentials/source"),
             build_credentials: Path::new("/kiln/credentials/build"),
             storage_driver: StorageDriver::Vfs,

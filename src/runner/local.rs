@@ -261,13 +261,15 @@ impl Shared {
                 source: &folder.source(),
                 scratch: &folder.scratch(),
                 storage: &folder.storage(),
+                credentials: &assignment.credentials,
                 source_credentials: &folder.credentials(StepName::Source),
                 build_credentials: &folder.credentials(StepName::Build),
                 storage_driver: StorageDriver::Vfs,
                 grace_seconds: self.grace_seconds,
             },
         );
-        tokio::task::spawn_blocking(move || folder.create(&plan))
+        let credentials = builder::credentials::files(&assignment.credentials);
+        tokio::task::spawn_blocking(move || folder.create(&plan, &credentials))
             .await
             .map_err(|error| CreateError::Unknown(io::Error::other(error)))?
     }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::registry::Registry;
 use crate::domain::{
     failure::{Failure, FailureCode},
+    secret::{Credentials, RegistryCredentials, SecretText},
     spec::{Digest, ImageRef},
 };
 
@@ -41,6 +42,15 @@ enum AskError {
     NoDigest,
 }
 
+/// The credentials for a registry, if there are any.
+type Login<'l> = Option<&'l RegistryCredentials>;
+
+/// What a request is made with.
+enum Proof<'l> {
+    Basic(&'l RegistryCredentials),
+    Bearer(SecretText),
+}
+
 /// A token server's answer (distribution "token authentication").
 #[derive(Deserialize)]
 struct TokenAnswer {
@@ -65,7 +75,7 @@ impl Verifier {
     }
 
     /// Checks that every image's registry holds this digest under the image's tag.
-    pub async fn verify(&self, images: &[ImageRef], digest: &Digest) -> Result<(), Failure> {
+    pub async fn verify(&self, images: &[ImageRef], digest: &Digest, credentials: &Credentials) -> Result<(), Failure> {
         for image in images {
             let registry = self
                 .registries
@@ -75,13 +85,13 @@ impl Verifier {
                 continue;
             }
             let insecure = registry.is_some_and(|registry| registry.insecure);
-            let found = self.ask(image, insecure).await.map_err(|error| {
+            let found = self.ask(image, insecure, credentials.registry(image.registry())).await.map_err(|error| {
                 tracing::warn!(image = %image, error = ?error, "the registry could not confirm a pushed image");
                 Failure::new(
                     FailureCode::PushFailed,
                     format!(
-                        "The builder pushed {image} but its registry could not confirm it: {error}. If Kiln may not read \
-                         from that registry, set `verify = false` for it."
+                        "The builder pushed {image} but its registry could not confirm it: {error}. It is asked with \
+                         the build's own credentials. If they may only write, the operator can set `verify = false` for that registry."
                     ),
                 )
             })?;
@@ -98,11 +108,11 @@ impl Verifier {
         Ok(())
     }
 
-    async fn ask(&self, image: &ImageRef, insecure: bool) -> Result<Digest, AskError> {
+    async fn ask(&self, image: &ImageRef, insecure: bool, login: Login<'_>) -> Result<Digest, AskError> {
         let mut backoff = Duration::from_millis(200);
         let mut tries = 1;
         loop {
-            match self.ask_once(image, insecure).await {
+            match self.ask_once(image, insecure, login).await {
                 Err(error) if tries < TRIES && is_transient(&error) => {
                     tokio::time::sleep(backoff).await;
                     backoff *= 2;
@@ -113,7 +123,7 @@ impl Verifier {
         }
     }
 
-    async fn ask_once(&self, image: &ImageRef, insecure: bool) -> Result<Digest, AskError> {
+    async fn ask_once(&self, image: &ImageRef, insecure: bool, login: Login<'_>) -> Result<Digest, AskError> {
         let https = self.head(image, "https", insecure, None).await;
         let (scheme, mut response) = match https {
             // Insecure registries usually speak plain HTTP.
@@ -121,9 +131,9 @@ impl Verifier {
             other => ("https", other?),
         };
         if response.status() == StatusCode::UNAUTHORIZED
-            && let Some(token) = self.token(&response, insecure).await?
+            && let Some(proof) = self.proof(&response, scheme, insecure, login).await?
         {
-            response = self.head(image, scheme, insecure, Some(&token)).await?;
+            response = self.head(image, scheme, insecure, Some(&proof)).await?;
         }
         if !response.status().is_success() {
             return Err(AskError::Status(response.status()));
@@ -140,7 +150,7 @@ impl Verifier {
         image: &ImageRef,
         scheme: &str,
         insecure: bool,
-        token: Option<&str>,
+        proof: Option<&Proof<'_>>,
     ) -> Result<Response, AskError> {
         // Docker Hub's API lives on another host than its names.
         let host = match image.registry() {
@@ -149,31 +159,41 @@ impl Verifier {
         };
         let url = format!("{scheme}://{host}/v2/{}/manifests/{}", image.repository(), image.tag());
         let mut request = self.client(insecure).head(url).header(ACCEPT, MANIFESTS);
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
+        match proof {
+            Some(Proof::Bearer(token)) => request = request.bearer_auth(token.expose()),
+            Some(Proof::Basic(login)) => {
+                request = request.basic_auth(login.username.expose(), Some(login.password.expose()));
+            }
+            None => {}
         }
         Ok(request.send().await?)
     }
 
-    /// An anonymous token, when the registry's challenge says where to get one.
-    async fn token(&self, refused: &Response, insecure: bool) -> Result<Option<String>, AskError> {
-        let challenge = refused
-            .headers()
-            .get(WWW_AUTHENTICATE)
-            .and_then(|value| parse_challenge(value.to_str().ok()?));
-        let Some(challenge) = challenge else {
-            return Ok(None);
+    /// What the registry's challenge asks for: the login itself, or a token for it. Without a login, a token for nobody.
+    async fn proof<'l>(
+        &self,
+        refused: &Response,
+        scheme: &str,
+        insecure: bool,
+        login: Login<'l>,
+    ) -> Result<Option<Proof<'l>>, AskError> {
+        let challenges = refused.headers().get_all(WWW_AUTHENTICATE);
+        let challenges: Vec<&str> = challenges.iter().filter_map(|value| value.to_str().ok()).collect();
+        let Some(challenge) = challenges.iter().find_map(|text| parse_challenge(text)) else {
+            let basic = challenges.iter().any(|text| is_basic(text));
+            return Ok(login.filter(|_| basic).map(Proof::Basic));
         };
-        let answer: TokenAnswer = self
-            .client(insecure)
-            .get(&challenge.realm)
-            .query(&challenge.parameters)
-            .send()
-            .await?
-            .error_for_status()?
-            .json()
-            .await?;
-        Ok(answer.token.or(answer.access_token))
+        let mut request = self.client(insecure).get(&challenge.realm).query(&challenge.parameters);
+        // A registry that is reached safely can't send the login elsewhere in the clear.
+        let safe = scheme == "http" || challenge.realm.starts_with("https://");
+        if let Some(login) = login.filter(|_| safe) {
+            request = request.basic_auth(login.username.expose(), Some(login.password.expose()));
+        }
+        let answer: TokenAnswer = request.send().await?.error_for_status()?.json().await?;
+        Ok(answer
+            .token
+            .or(answer.access_token)
+            .map(|token| Proof::Bearer(SecretText::new(token))))
     }
 
     const fn client(&self, insecure: bool) -> &Client {
@@ -187,6 +207,13 @@ fn is_transient(error: &AskError) -> bool {
         AskError::Status(status) => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
         AskError::NoDigest => false,
     }
+}
+
+/// Whether a challenge asks for user and password (RFC 7617).
+fn is_basic(header: &str) -> bool {
+    header
+        .get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic"))
 }
 
 /// Where to ask for a token.
@@ -239,6 +266,7 @@ mod tests {
             ]
         );
         assert_eq!(parse_challenge("Basic realm=\"x\""), None);
+        assert!(is_basic("Basic realm=\"x\"") && is_basic("basic") && !is_basic("Bearer realm=\"x\"") && !is_basic(""));
         assert_eq!(parse_challenge("Bearer service=\"x\""), None);
         assert_eq!(parse_challenge(""), None);
     }

@@ -174,6 +174,19 @@ pub async fn create(pool: &PgPool, new: NewBuild, key: Option<IdempotencyKey>) -
     outcome.or_else(unknown_project)
 }
 
+/// Whether a key stands for a request already.
+pub async fn is_used(pool: &PgPool, project: &ProjectName, key: Option<&IdempotencyKey>) -> Result<bool, Error> {
+    let Some(key) = key else { return Ok(false) };
+    let used = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM idempotency_keys WHERE project = $1 AND key = $2) AS "used!""#,
+        project.as_str(),
+        key.key,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(used)
+}
+
 async fn create_once(
     transaction: &mut PgConnection,
     new: NewBuild,

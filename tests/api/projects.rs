@@ -1,5 +1,7 @@
 //! `/v1/projects` and the tokens below.
 
+mod secrets;
+
 use kiln::domain::project::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use kiln::{
     domain::{clock::SystemClock, project::Scope, spec::Limits},
@@ -12,6 +13,7 @@ use kiln::{
     store::{
         attempt_keys::AttemptKeys,
         projects,
+        secrets::seal::Keyring,
         tokens::{self, NewToken},
     },
 };
@@ -64,6 +66,7 @@ impl TestApp {
             attempt_keys: AttemptKeys::new(Random::system().bytes()),
             clock: Arc::new(SystemClock),
             random: Random::system(),
+            keyring: keyring(&[1]),
             health: Health { cluster: Some(health) },
             metrics: Metrics::register(&mut registry),
             registry: Arc::new(registry),
@@ -131,6 +134,12 @@ impl TestApp {
         soon("the server drains", self.server).await.expect("no panic");
         assert_eq!(self.signals.heads().watched(), 0, "a subscription is left behind");
     }
+}
+
+/// Keys made of these bytes; the first encrypts.
+pub(super) fn keyring(bytes: &[u8]) -> Keyring {
+    let keys: Vec<String> = bytes.iter().map(|byte| BASE64_STANDARD.encode([*byte; 32])).collect();
+    Keyring::parse(keys.iter().map(String::as_str)).expect("keys")
 }
 
 /// Stores a token.

@@ -5,6 +5,7 @@ mod git;
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use kiln::{
         event::StepName,
         failure::FailureCode,
         id::{AttemptId, BuildId},
-        secret::Credentials,
+        secret::{Credentials, GitCredentials, SecretBytes, SecretText},
     },
     runner::{
         LaunchError, LogEnd, LogPosition, Observation, Outcome, Readiness, Runner,
@@ -196,6 +197,36 @@ async fn remove(runner: &LocalRunner, data: &TempDir, attempt: AttemptId) {
 async fn close(runner: LocalRunner) {
     timeout(LIMIT, runner.wind_down()).await.expect("everything ends");
     runner.shut_down().await;
+}
+
+#[tokio::test]
+async fn credentials_are_files_of_the_attempt_that_nobody_else_reads() {
+    let data = tempfile::tempdir().expect("a folder");
+    let runner = runner(&data);
+    let mut assignment = inline("FROM scratch\nCOPY hello.txt /\n");
+    let value = "hunter2hunter2";
+    assignment.credentials.source = Some(GitCredentials::Token(SecretText::new(value)));
+    let mount = "npm".parse().expect("an id");
+    assignment.credentials.secrets = [(mount, SecretBytes::new(value))].into();
+    let attempt = assignment.attempt;
+    runner.launch(&assignment).await.expect("launches");
+    let (_, outcome) = finished(&runner, attempt).await;
+    assert_eq!(outcome, Outcome::Succeeded);
+    let folder = folder(&data, attempt);
+    for file in ["source/git-password", "build/secret-0"] {
+        let file = folder.join("credentials").join(file);
+        assert_eq!(fs::read_to_string(&file).expect("a file"), value);
+        let permissions = fs::metadata(&file).expect("a file").permissions();
+        assert_eq!(permissions.mode() & 0o777, 0o600);
+    }
+    let plan = fs::read_to_string(folder.join("plan.json")).expect("the plan");
+    assert!(plan.contains("secret-0") && !plan.contains(value), "{plan}");
+    for step in [StepName::Source, StepName::Build] {
+        let log = log(&runner, attempt, step, 0).await;
+        assert!(log.iter().all(|line| !line.contains(value)), "{log:?}");
+    }
+    remove(&runner, &data, attempt).await;
+    close(runner).await;
 }
 
 #[tokio::test]

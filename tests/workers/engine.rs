@@ -13,7 +13,7 @@ use sqlx::PgPool;
 
 use super::{
     sim::{Script, SimRunner},
-    support::{Worker, assert_idle, create, eventually, journal, state, wait_for_state},
+    support::{Worker, assert_idle, create, eventually, journal, new_build, state, wait_for_state},
 };
 
 fn states(entries: &[(i64, Event)]) -> Vec<StateName> {
@@ -100,6 +100,24 @@ async fn a_user_failure_is_final_and_an_infrastructure_failure_is_tried_again(po
 }
 
 #[sqlx::test]
+async fn a_build_whose_secret_is_gone_is_not_launched(pool: PgPool) {
+    let runner = SimRunner::new(Script::Succeed(5));
+    let worker = Worker::start(&pool, &runner);
+    let mut new = new_build(0);
+    new.spec.registry_credentials = vec!["hub".parse().expect("a name")];
+    let id = new.id;
+    store::builds::create(&pool, new, None).await.expect("stores");
+    wait_for_state(&pool, id, StateName::Failed).await;
+    let stored = store::builds::get(&pool, id).await.expect("reads").expect("exists");
+    let failure = stored.attempts[0].failure.as_ref().expect("a failure");
+    assert_eq!(failure.code, FailureCode::PushFailed);
+    assert!(failure.message.contains("`hub` was deleted"), "{}", failure.message);
+    assert_eq!(runner.launches().len(), 0);
+    assert_idle(&pool, &runner).await;
+    worker.drain().await;
+}
+
+#[sqlx::test]
 async fn infrastructure_failures_end_after_the_last_attempt(pool: PgPool) {
     let runner = SimRunner::new(Script::Fail(FailureCode::NodeLost));
     let worker = Worker::start(&pool, &runner);
@@ -129,7 +147,7 @@ async fn running_and_waiting_builds_can_be_cancelled(pool: PgPool) {
 #[sqlx::test]
 async fn a_build_that_takes_too_long_fails_with_its_log(pool: PgPool) {
     let runner = SimRunner::new(Script::Hang(10));
-    let mut new = super::support::new_build(0);
+    let mut new = new_build(0);
     new.spec.timeout_seconds = 1;
     let build = new.id;
     store::builds::create(&pool, new, None).await.expect("stores");

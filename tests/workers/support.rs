@@ -10,6 +10,7 @@ use kiln::{
     store::{
         self,
         builds::{CreateOutcome, NewBuild},
+        secrets::seal::Keyring,
     },
 };
 use serde_json::json;
@@ -125,6 +126,7 @@ impl Worker {
             runner: runner.clone(),
             signals,
             writer,
+            keyring: Keyring::default(),
             verifier: Verifier::new(vec![Registry {
                 host: "registry.test".to_owned(),
                 mirrors: Vec::new(),

@@ -1,6 +1,7 @@
 //! `POST /v1/builds`.
 
 mod schema;
+mod secrets;
 
 use axum::{extract::State, http::HeaderMap, response::Response};
 use serde_json::Value;
@@ -15,7 +16,7 @@ use crate::{
         spec::{Source, reader::FieldError, request::BuildRequest},
     },
     http::{auth::Caller, body::JsonBody, error::ApiError, problem::Problem, state::App},
-    store::builds::{IdempotencyKey, NewBuild},
+    store::builds::{self, IdempotencyKey, NewBuild},
 };
 
 /// Ask for a build.
@@ -51,6 +52,13 @@ pub(in crate::http) async fn create(
         key,
         body_hash: fingerprint(&project, &document),
     });
+    let listed = document["registry_credentials"].is_array();
+    let unfit = secrets::check(&app.pool, &project, &spec, listed).await?;
+    // A request that was accepted once is answered the same again, whatever became of its secrets.
+    let repeated = !unfit.is_empty() && builds::is_used(&app.pool, &project, key.as_ref()).await?;
+    if !unfit.is_empty() && !repeated {
+        return Err(ApiError::InvalidBody(unfit));
+    }
     let new = NewBuild {
         id: BuildId::new(),
         project: project.clone(),

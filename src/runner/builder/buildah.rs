@@ -5,7 +5,7 @@
 use kiln_agent::wire::plan::{Command, DigestFile, File, Progress, RunPlan};
 use toml::{Table, Value};
 
-use super::{Env, context, dockerfile, platforms, text};
+use super::{Env, context, credentials, dockerfile, platforms, text};
 use crate::{
     domain::{
         failure::Failure,
@@ -59,7 +59,10 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
             path: registries.clone(),
             content: registries_conf(env.registries),
         }],
-        env: [("CONTAINERS_REGISTRIES_CONF".to_owned(), text(&registries))].into(),
+        env: [("CONTAINERS_REGISTRIES_CONF".to_owned(), text(&registries))]
+            .into_iter()
+            .chain(credentials::registry_auth_file(env))
+            .collect(),
         service: None,
         commands,
         digest: spec.push.then_some(DigestFile::Text { path: digest }),
@@ -103,6 +106,7 @@ fn build_argv(spec: &BuildSpec, env: &Env<'_>) -> Vec<String> {
         if is_index(spec) { "--manifest" } else { "--tag" },
         LOCAL_NAME.to_owned(),
     );
+    argv.extend(credentials::mount_flags(env));
     argv.push(context);
     argv
 }

@@ -9,7 +9,7 @@ use kiln_agent::wire::{
 };
 use toml::{Table, Value};
 
-use super::{Env, context, dockerfile, platforms, text};
+use super::{Env, context, credentials, dockerfile, platforms, text};
 use crate::{
     domain::{failure::Failure, spec::BuildSpec},
     runner::{
@@ -39,7 +39,9 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
             ("BUILDKIT_STEP_LOG_MAX_SPEED", "-1"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into(),
+        .into_iter()
+        .chain(credentials::docker_config_folder(env))
+        .collect(),
         service: Some(Service {
             argv: [
                 "rootlesskit",
@@ -103,6 +105,7 @@ fn client_argv(spec: &BuildSpec, env: &Env<'_>, address: &str, metadata: &str) -
         );
         pair("--metadata-file", metadata.to_owned());
     }
+    argv.extend(credentials::mount_flags(env));
     argv
 }
 

@@ -8,6 +8,7 @@ use kiln_agent::wire::plan::SourceCredentials;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
+use super::{Env, text};
 use crate::domain::secret::{Credentials, GitCredentials, RegistryCredentials, SecretBytes};
 
 const GIT_USERNAME: &str = "git-username";
@@ -120,8 +121,9 @@ pub(super) fn upload_token(folder: &Path) -> PathBuf {
 }
 
 /// The source step's files, as its plan names them.
-pub(super) fn source(credentials: Option<&GitCredentials>, folder: &Path) -> Option<SourceCredentials> {
-    credentials.map(|credentials| match credentials {
+pub(super) fn source(env: &Env<'_>) -> Option<SourceCredentials> {
+    let folder = env.source_credentials;
+    env.credentials.source.as_ref().map(|credentials| match credentials {
         GitCredentials::Password { .. } | GitCredentials::Token(_) => SourceCredentials::Password {
             username: folder.join(GIT_USERNAME),
             password: folder.join(GIT_PASSWORD),
@@ -131,4 +133,127 @@ pub(super) fn source(credentials: Option<&GitCredentials>, folder: &Path) -> Opt
             known_hosts: folder.join(GIT_KNOWN_HOSTS),
         },
     })
+}
+
+/// The variable that tells `buildctl` where logins for registries are, and the folder.
+pub(super) fn docker_config_folder(env: &Env<'_>) -> Option<(String, String)> {
+    let folder = text(env.build_credentials);
+    (!env.credentials.registries.is_empty()).then(|| ("DOCKER_CONFIG".to_owned(), folder))
+}
+
+/// The variable that tells buildah where logins for registries are, and the file.
+pub(super) fn registry_auth_file(env: &Env<'_>) -> Option<(String, String)> {
+    let file = text(&env.build_credentials.join(REGISTRIES));
+    (!env.credentials.registries.is_empty()).then(|| ("REGISTRY_AUTH_FILE".to_owned(), file))
+}
+
+/// Flags for what the Dockerfile mounts; `buildctl` and `buildah` have the same.
+pub(super) fn mount_flags(env: &Env<'_>) -> Vec<String> {
+    let path = |name: &str| text(&env.build_credentials.join(name));
+    let mut flags = Vec::new();
+    for (index, id) in env.credentials.secrets.keys().enumerate() {
+        flags.extend(["--secret".to_owned(), format!("id={id},src={}", path(&mount(index)))]);
+    }
+    if env.credentials.ssh.is_some() {
+        flags.extend(["--ssh".to_owned(), format!("default={}", path(SSH_KEY))]);
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{
+        domain::{
+            secret::{SecretText, SshKey},
+            spec::Builder,
+        },
+        runner::builder::{
+            self,
+            tests::{assignment, env, values},
+        },
+    };
+
+    fn credentials() -> Credentials {
+        let login = |registry: &str| RegistryCredentials {
+            registry: registry.parse().unwrap(),
+            username: SecretText::new("ann"),
+            password: SecretText::new("s3cr:t"),
+        };
+        Credentials {
+            source: Some(GitCredentials::Token(SecretText::new("t0k3n"))),
+            registries: vec![login("docker.io"), login("registry.example:5000")],
+            secrets: [("npm", "npm-v4lue"), ("pip.conf", "pip-v4lue")]
+                .map(|(id, value)| (id.parse().unwrap(), SecretBytes::new(value)))
+                .into(),
+            ssh: Some(SshKey {
+                private_key: SecretText::new("pr1vate"),
+                known_hosts: "host".to_owned(),
+            }),
+            upload: None,
+        }
+    }
+
+    const SECRETS: [&str; 6] = [
+        "s3cr:t",
+        "YW5uOnMzY3I6dA==",
+        "t0k3n",
+        "npm-v4lue",
+        "pip-v4lue",
+        "pr1vate",
+    ];
+
+    #[test]
+    fn each_step_has_files_of_its_own() {
+        let files = files(&credentials());
+        let names = |files: &[SecretFile]| files.iter().map(|file| file.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&files.source), ["git-username", "git-password"]);
+        assert_eq!(names(&files.build), ["config.json", "secret-0", "secret-1", "ssh-key"]);
+        let config: Value = serde_json::from_slice(files.build[0].content.expose()).unwrap();
+        for host in ["https://index.docker.io/v1/", "registry.example:5000"] {
+            assert_eq!(config["auths"][host]["auth"], "YW5uOnMzY3I6dA==");
+        }
+        assert_eq!(files.build[2].content.expose(), b"pip-v4lue");
+        assert!(super::files(&Credentials::default()).is_empty());
+        assert!(!format!("{files:?}").contains("v4lue"));
+    }
+
+    #[test]
+    fn plans_name_files_and_hold_no_secret() {
+        let credentials = credentials();
+        for builder in Builder::ALL {
+            let env = Env {
+                credentials: &credentials,
+                ..env(&[])
+            };
+            let plan = builder::plan(&assignment(builder), &env);
+            let text = serde_json::to_string(&plan).unwrap();
+            assert!(SECRETS.iter().all(|secret| !text.contains(secret)), "{text}");
+            let argv = &plan.build.commands[0].argv;
+            assert_eq!(
+                values(argv, "--secret"),
+                [
+                    "id=npm,src=/kiln/credentials/build/secret-0",
+                    "id=pip.conf,src=/kiln/credentials/build/secret-1"
+                ]
+            );
+            assert_eq!(values(argv, "--ssh"), ["default=/kiln/credentials/build/ssh-key"]);
+            let (variable, path) = match builder {
+                Builder::Buildkit => ("DOCKER_CONFIG", "/kiln/credentials/build"),
+                Builder::Buildah => ("REGISTRY_AUTH_FILE", "/kiln/credentials/build/config.json"),
+            };
+            assert_eq!(plan.build.env[variable], path);
+            assert_eq!(
+                source(&env),
+                Some(SourceCredentials::Password {
+                    username: Path::new("/kiln/credentials/source/git-username").to_owned(),
+                    password: Path::new("/kiln/credentials/source/git-password").to_owned(),
+                })
+            );
+        }
+    }
 }

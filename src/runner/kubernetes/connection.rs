@@ -95,6 +95,11 @@ impl Connection {
         Request::new(format!("/api/v1/namespaces/{}/pods", self.namespace))
     }
 
+    /// Requests about Secrets in the namespace.
+    pub(super) fn secrets(&self) -> Request {
+        Request::new(format!("/api/v1/namespaces/{}/secrets", self.namespace))
+    }
+
     /// The client, or why there is none.
     pub(super) fn client(&self) -> Result<Client, Fault> {
         self.client.borrow().clone().ok_or_else(|| {
@@ -115,7 +120,7 @@ impl Connection {
         self.readiness.subscribe()
     }
 
-    /// Sends a request about pods.
+    /// Sends a request about pods or their Secrets.
     pub(super) async fn call(
         &self,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,

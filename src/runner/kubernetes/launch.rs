@@ -5,18 +5,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    api::{GetParams, PostParams},
+    api::{DeleteParams, GetParams, PostParams},
     core::Request,
 };
+use zeroize::Zeroizing;
 
-use super::{Inner, call::Fault, pod};
+use super::{Inner, call::Fault, index::Handle, pod};
 use crate::{
     domain::{
         build::Assignment,
         failure::{Failure, FailureCode},
         id::AttemptId,
     },
-    runner::{LaunchError, Launched, RunnerError},
+    runner::{
+        LaunchError, Launched, RunnerError,
+        builder::credentials::{self, CredentialFiles},
+    },
 };
 
 /// Pauses between tries, where the server names none. Whoever called tries again after that.
@@ -35,13 +39,15 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 pub(super) async fn launch(inner: &Inner, assignment: &Assignment) -> Result<Launched, LaunchError> {
     const ACTION: &str = "creating the pod";
     let attempt = assignment.attempt;
-    if inner.index.pod(attempt).is_some() {
+    let files = credentials::files(&assignment.credentials);
+    if let Some(pod) = inner.index.pod(attempt) {
+        deliver(inner, assignment, &pod, &files).await?;
         return Ok(Launched {
             name: pod::name(attempt),
             adopted: true,
         });
     }
-    let pod = pod::build(&inner.config, &inner.registries, assignment).map_err(LaunchError::Rejected)?;
+    let pod = pod::build(&inner.config, &inner.registries, assignment, &files).map_err(LaunchError::Rejected)?;
     let body = serde_json::to_vec(&pod).map_err(|error| RunnerError::new(ACTION, error))?;
     // The semaphore is never closed.
     let _permit = inner.launches.acquire().await.ok();
@@ -50,7 +56,10 @@ pub(super) async fn launch(inner: &Inner, assignment: &Assignment) -> Result<Lau
     let mut unclear = None;
     for planned in PAUSES.map(Some).into_iter().chain([None]) {
         let fault = match create_or_find(inner, attempt, &body).await {
-            Ok(launched) => return Ok(launched),
+            Ok((launched, pod)) => {
+                deliver(inner, assignment, &pod, &files).await?;
+                return Ok(launched);
+            }
             Err(fault) => fault,
         };
         let asked = match fault {
@@ -85,7 +94,43 @@ pub(super) async fn launch(inner: &Inner, assignment: &Assignment) -> Result<Lau
     })
 }
 
-async fn create_or_find(inner: &Inner, attempt: AttemptId, body: &[u8]) -> Result<Launched, Fault> {
+/// Sees to it that the pod finds its credentials. The kubelet waits for them; once a step has begun, they are there.
+///
+/// What is in the way is made anew: it may belong to a pod of that name which is gone, and go with it any moment. So
+/// the service needs no right to read Secrets.
+async fn deliver(
+    inner: &Inner,
+    assignment: &Assignment,
+    pod: &Handle,
+    files: &CredentialFiles,
+) -> Result<(), RunnerError> {
+    const ACTION: &str = "creating the Secret with the build's credentials";
+    let attempt = assignment.attempt;
+    let begun = !inner.index.observe(attempt).borrow().steps().is_empty();
+    if files.is_empty() || begun || pod.finished {
+        return Ok(());
+    }
+    let failed = |fault: Fault| RunnerError::new(ACTION, fault.into_source());
+    let secret = pod::secret(&inner.config, assignment, &pod.uid, files);
+    let body = Zeroizing::new(serde_json::to_vec(&secret).map_err(|error| RunnerError::new(ACTION, error))?);
+    let connection = &inner.connection;
+    let create = || connection.secrets().create(&PostParams::default(), body.to_vec());
+    match connection.call(create()).await {
+        Ok(_) => return Ok(()),
+        Err(Fault::AlreadyExists) => {}
+        Err(fault) => return Err(failed(fault)),
+    }
+    let delete = connection
+        .secrets()
+        .delete(&pod::name(attempt), &DeleteParams::default());
+    match connection.call(delete).await {
+        Ok(_) | Err(Fault::NotFound) => {}
+        Err(fault) => return Err(failed(fault)),
+    }
+    connection.call(create()).await.map(drop).map_err(failed)
+}
+
+async fn create_or_find(inner: &Inner, attempt: AttemptId, body: &[u8]) -> Result<(Launched, Handle), Fault> {
     let request = inner.connection.pods().create(&PostParams::default(), body.to_vec());
     let (pod, adopted) = match inner.connection.call(request).await {
         Ok(answer) => (read(&answer)?, false),
@@ -93,10 +138,11 @@ async fn create_or_find(inner: &Inner, attempt: AttemptId, body: &[u8]) -> Resul
         Err(fault) => return Err(fault),
     };
     inner.index.launched(attempt, &pod);
-    Ok(Launched {
+    let launched = Launched {
         name: pod::name(attempt),
         adopted,
-    })
+    };
+    Ok((launched, Handle::of(&pod)))
 }
 
 /// The pod that stands in the way of creating one: the attempt's own, from an earlier launch. One that is being
@@ -130,7 +176,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::spec::Builder,
+        domain::{
+            secret::{GitCredentials, SecretBytes, SecretText},
+            spec::Builder,
+        },
         runner::{
             Observation, Readiness,
             builder::tests::assignment,
@@ -228,6 +277,107 @@ mod tests {
             .expect("POST pods", created());
         let (_, result) = launched(&stub).await;
         assert!(!result.unwrap().adopted);
+    }
+
+    /// An attempt that logs in somewhere.
+    fn with_secrets() -> Assignment {
+        let mut assignment = assignment(Builder::Buildkit);
+        let value = SecretBytes::new("hunter2");
+        assignment.credentials.secrets = [("npm".parse().unwrap(), value)].into();
+        assignment.credentials.source = Some(GitCredentials::Token(SecretText::new("t0k3n")));
+        assignment
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_come_after_the_pod_and_belong_to_it() {
+        let stub = Stub::default();
+        stub.expect("POST pods", created())
+            .expect("POST secrets", answer(201, &json!({})));
+        let inner = stub.inner();
+        assert!(!launch(&inner, &with_secrets()).await.unwrap().adopted);
+        let seen = stub.seen();
+        let [(_, pod), (_, secret)] = seen.as_slice() else {
+            panic!("a pod and a Secret, not {seen:?}");
+        };
+        assert_eq!(secret["metadata"]["name"], pod::name(attempt()));
+        assert_eq!(
+            secret["metadata"]["ownerReferences"],
+            json!([{"apiVersion": "v1", "kind": "Pod", "name": pod::name(attempt()), "uid": "uid-1"}])
+        );
+        assert_eq!(secret["data"]["secret-0"], "aHVudGVyMg==");
+        // Each container mounts the volume with its own files, and nothing secret is in the pod.
+        let volumes = |container: &serde_json::Value| {
+            let mounts = container["volumeMounts"].as_array().unwrap().clone();
+            mounts
+                .into_iter()
+                .filter_map(|mount| {
+                    let name = mount["name"].as_str()?.to_owned();
+                    name.ends_with("-credentials").then_some(name)
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(volumes(&pod["spec"]["initContainers"][0]), ["source-credentials"]);
+        assert_eq!(volumes(&pod["spec"]["containers"][0]), ["build-credentials"]);
+        let all = pod["spec"]["volumes"].as_array().unwrap();
+        let files = |name: &str| {
+            let volume = all.iter().find(|volume| volume["name"] == name).unwrap();
+            let items = volume["secret"]["items"].as_array().unwrap().clone();
+            items
+                .into_iter()
+                .map(|item| item["key"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(files("source-credentials"), ["git-username", "git-password"]);
+        assert_eq!(files("build-credentials"), ["secret-0"]);
+        let text = pod.to_string();
+        assert!(!text.contains("hunter2") && !text.contains("t0k3n") && !text.contains("aHVudGVyMg"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crash_between_pod_and_credentials_is_made_good() {
+        let stub = Stub::default();
+        let found = answer(200, &pod_json(attempt(), "default", &json!({"phase": "Pending"})));
+        let taken = || status(409, "AlreadyExists", "secrets \"x\" already exists", "secrets");
+        stub.expect("POST pods", exists())
+            .expect(get(), found)
+            .expect("POST secrets", answer(201, &json!({})))
+            // The next launch can't know whose the Secret is.
+            .expect("POST secrets", taken())
+            .expect(
+                format!("DELETE secrets/{}", pod::name(attempt())),
+                answer(200, &json!({})),
+            )
+            .expect("POST secrets", answer(201, &json!({})));
+        let inner = stub.inner();
+        for _ in 0..2 {
+            assert!(launch(&inner, &with_secrets()).await.unwrap().adopted);
+        }
+        assert!(stub.is_done(), "{:?}", stub.seen());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_whose_steps_have_begun_needs_no_more() {
+        let stub = Stub::default();
+        let inner = stub.inner();
+        let status = json!({"phase": "Pending", "initContainerStatuses": [{
+            "name": "source", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"running": {"startedAt": "2026-11-23T14:00:05Z"}},
+        }]});
+        let pod = pod_json(attempt(), "default", &status);
+        inner.index.apply(&serde_json::from_value(pod).unwrap());
+        assert!(launch(&inner, &with_secrets()).await.unwrap().adopted);
+        assert_eq!(stub.seen(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_that_cannot_be_delivered_leave_it_open() {
+        let stub = Stub::default();
+        let forbidden = "secrets is forbidden: User \"x\" cannot create resource \"secrets\"";
+        stub.expect("POST pods", created())
+            .expect("POST secrets", status(403, "Forbidden", forbidden, "secrets"));
+        let inner = stub.inner();
+        let result = launch(&inner, &with_secrets()).await;
+        assert!(matches!(result, Err(LaunchError::Unknown(_))), "{result:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,11 +14,12 @@ mod containers;
 use std::path::Path;
 
 use k8s_openapi::{
-    DeepMerge,
+    ByteString, DeepMerge,
     api::core::v1::{
-        LocalObjectReference, Pod, PodSecurityContext, PodSpec, PodTemplateSpec, Toleration, TopologySpreadConstraint,
+        LocalObjectReference, Pod, PodSecurityContext, PodSpec, PodTemplateSpec, Secret, Toleration,
+        TopologySpreadConstraint,
     },
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
 };
 
 use self::containers::{
@@ -34,7 +35,10 @@ use crate::{
         spec::{Builder, CpuMillis, MemoryBytes, Resources},
     },
     runner::{
-        builder::{self, Env, StorageDriver},
+        builder::{
+            self, Env, StorageDriver,
+            credentials::{CredentialFiles, SecretFile},
+        },
         registry::Registry,
     },
 };
@@ -93,10 +97,33 @@ struct Outline {
     resources: Resources,
     timeout_seconds: u32,
     plan: String,
+    credentials: FileNames,
+}
+
+/// What the steps find in the attempt's Secret.
+#[derive(Default)]
+struct FileNames {
+    source: Vec<String>,
+    build: Vec<String>,
+}
+
+impl FileNames {
+    fn of(files: &CredentialFiles) -> Self {
+        let names = |files: &[SecretFile]| files.iter().map(|file| file.name.clone()).collect();
+        Self {
+            source: names(&files.source),
+            build: names(&files.build),
+        }
+    }
 }
 
 /// The pod of an attempt, or why there can be none.
-pub(super) fn build(config: &Config, registries: &[Registry], assignment: &Assignment) -> Result<Pod, Failure> {
+pub(super) fn build(
+    config: &Config,
+    registries: &[Registry],
+    assignment: &Assignment,
+    files: &CredentialFiles,
+) -> Result<Pod, Failure> {
     let spec = &assignment.spec;
     Ok(assemble(
         config,
@@ -108,8 +135,49 @@ pub(super) fn build(config: &Config, registries: &[Registry], assignment: &Assig
             resources: spec.resources,
             timeout_seconds: spec.timeout_seconds,
             plan: plan(config, registries, assignment)?,
+            credentials: FileNames::of(files),
         },
     ))
+}
+
+/// The Secret with an attempt's credentials. It belongs to the attempt's pod and goes with it.
+pub(super) fn secret(config: &Config, assignment: &Assignment, pod_uid: &str, files: &CredentialFiles) -> Secret {
+    let attempt = assignment.attempt;
+    let files = files.source.iter().chain(&files.build);
+    Secret {
+        data: Some(
+            files
+                .map(|file| (file.name.clone(), ByteString(file.content.expose().to_vec())))
+                .collect(),
+        ),
+        metadata: ObjectMeta {
+            name: Some(name(attempt)),
+            namespace: Some(config.namespace.clone()),
+            labels: Some(labels(config, attempt, assignment.project.to_string()).into()),
+            owner_references: Some(vec![OwnerReference {
+                api_version: "v1".to_owned(),
+                kind: "Pod".to_owned(),
+                name: name(attempt),
+                uid: pod_uid.to_owned(),
+                ..Default::default()
+            }]),
+            ..Default::default()
+        },
+        type_: Some("Opaque".to_owned()),
+        ..Default::default()
+    }
+}
+
+/// By which the objects of an attempt are known.
+fn labels(config: &Config, attempt: AttemptId, project: String) -> [(String, String); 5] {
+    [
+        ("app.kubernetes.io/managed-by", "kiln".to_owned()),
+        (BUILD, attempt.build.to_string()),
+        (ATTEMPT, attempt.number.to_string()),
+        (PROJECT, project),
+        (INSTALLATION, config.installation.clone()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
 }
 
 /// A pod like those of builds, for asking whether they would be admitted. Small, so that a quota lets it pass as long
@@ -134,12 +202,12 @@ pub(super) fn probe(config: &Config) -> Pod {
             resources,
             timeout_seconds: 1,
             plan: String::new(),
+            credentials: FileNames::default(),
         },
     )
 }
 
 fn assemble(config: &Config, outline: Outline) -> Pod {
-    let resources = &outline.resources;
     let mut template = PodTemplateSpec {
         metadata: None,
         spec: Some(PodSpec {
@@ -151,7 +219,7 @@ fn assemble(config: &Config, outline: Outline) -> Pod {
                     .map(|name| LocalObjectReference { name: name.clone() })
                     .collect(),
             ),
-            init_containers: Some(init_containers(config, resources)),
+            init_containers: Some(init_containers(config, &outline)),
             security_context: Some(PodSecurityContext {
                 fs_group: Some(USER),
                 run_as_group: Some(USER),
@@ -163,7 +231,7 @@ fn assemble(config: &Config, outline: Outline) -> Pod {
             termination_grace_period_seconds: Some(grace(config)),
             tolerations: Some(tolerations(config)),
             topology_spread_constraints: Some(vec![spread(config)]),
-            volumes: Some(volumes(resources)),
+            volumes: Some(volumes(&outline)),
             ..Default::default()
         }),
     };
@@ -187,6 +255,7 @@ fn plan(config: &Config, registries: &[Registry], assignment: &Assignment) -> Re
             source: Path::new("/kiln/source/tree"),
             scratch: Path::new(SCRATCH_DIR),
             storage: Path::new(STORAGE_DIR),
+            credentials: &assignment.credentials,
             source_credentials: Path::new(SOURCE_CREDENTIALS_DIR),
             build_credentials: Path::new(BUILD_CREDENTIALS_DIR),
             // Overlay mounts need more than an ordinary container may.
@@ -212,16 +281,7 @@ fn plan(config: &Config, registries: &[Registry], assignment: &Assignment) -> Re
 fn metadata(template: ObjectMeta, config: &Config, outline: Outline) -> ObjectMeta {
     let attempt = outline.attempt;
     let mut labels = template.labels.unwrap_or_default();
-    labels.extend(
-        [
-            ("app.kubernetes.io/managed-by", "kiln".to_owned()),
-            (BUILD, attempt.build.to_string()),
-            (ATTEMPT, attempt.number.to_string()),
-            (PROJECT, outline.project),
-            (INSTALLATION, config.installation.clone()),
-        ]
-        .map(|(key, value)| (key.to_owned(), value)),
-    );
+    labels.extend(self::labels(config, attempt, outline.project));
     let mut annotations = template.annotations.unwrap_or_default();
     annotations.insert(PLAN.to_owned(), outline.plan);
     ObjectMeta {
@@ -328,7 +388,7 @@ mod tests {
     use crate::runner::builder::tests::assignment;
 
     fn made(config: &Config, builder: Builder) -> Pod {
-        build(config, &[], &assignment(builder)).unwrap()
+        build(config, &[], &assignment(builder), &CredentialFiles::default()).unwrap()
     }
 
     fn container<'a>(pod: &'a Pod, name: &str) -> &'a Container {
@@ -524,13 +584,19 @@ mod tests {
     fn a_deadline_stays_within_what_kubernetes_takes() {
         let mut assignment = assignment(Builder::Buildkit);
         assignment.spec.timeout_seconds = u32::MAX;
-        let pod = build(&Config::default(), &[], &assignment).unwrap();
+        let pod = build(&Config::default(), &[], &assignment, &CredentialFiles::default()).unwrap();
         assert_eq!(pod.spec.unwrap().active_deadline_seconds, Some(i32::MAX.into()));
     }
 
     #[test]
     fn buildah_without_an_image_is_refused() {
-        let failure = build(&Config::default(), &[], &assignment(Builder::Buildah)).unwrap_err();
+        let failure = build(
+            &Config::default(),
+            &[],
+            &assignment(Builder::Buildah),
+            &CredentialFiles::default(),
+        )
+        .unwrap_err();
         assert!(failure.message.contains("kubernetes.buildah_image"));
     }
 
@@ -543,7 +609,7 @@ mod tests {
                 .build_args
                 .insert(format!("A{number}").parse().unwrap(), "x".repeat(4096).parse().unwrap());
         }
-        let failure = build(&Config::default(), &[], &assignment).unwrap_err();
+        let failure = build(&Config::default(), &[], &assignment, &CredentialFiles::default()).unwrap_err();
         assert_eq!(failure.code, FailureCode::SourceFailed);
         assert!(failure.message.contains("git repository"));
     }

@@ -3,9 +3,9 @@
 //! It appears under its name in one step, complete with the plan, so that creating it twice is refused, as with a pod.
 
 use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::DirBuilderExt,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::process::ProcessId;
 use crate::{
     domain::{event::StepName, id::AttemptId},
-    runner::StepEnd,
+    runner::{StepEnd, builder::credentials::CredentialFiles},
 };
 
 /// Folders that are being made or removed; never mistaken for an attempt's, whose names begin with a UUID.
@@ -101,7 +101,7 @@ impl Folder {
     }
 
     /// Makes the folder. `Ok(false)`: it was there.
-    pub(super) fn create(&self, plan: &Plan) -> Result<bool, CreateError> {
+    pub(super) fn create(&self, plan: &Plan, credentials: &CredentialFiles) -> Result<bool, CreateError> {
         if self.exists() {
             return Ok(false);
         }
@@ -110,14 +110,14 @@ impl Folder {
             path: builds.join(format!("{UNFINISHED}{}", Uuid::new_v4())),
             attempt: self.attempt,
         };
-        let made =
-            new.fill(plan)
-                .map_err(CreateError::Nothing)
-                .and_then(|()| match fs::rename(&new.path, &self.path) {
-                    Ok(()) => Ok(true),
-                    Err(_) if self.exists() => Ok(false),
-                    Err(error) => Err(CreateError::Unknown(error)),
-                });
+        let made = new
+            .fill(plan, credentials)
+            .map_err(CreateError::Nothing)
+            .and_then(|()| match fs::rename(&new.path, &self.path) {
+                Ok(()) => Ok(true),
+                Err(_) if self.exists() => Ok(false),
+                Err(error) => Err(CreateError::Unknown(error)),
+            });
         if !matches!(made, Ok(true)) {
             // What stays is swept at the next start.
             let _ = fs::remove_dir_all(&new.path);
@@ -125,7 +125,7 @@ impl Folder {
         made
     }
 
-    fn fill(&self, plan: &Plan) -> io::Result<()> {
+    fn fill(&self, plan: &Plan, credentials: &CredentialFiles) -> io::Result<()> {
         let mut private = fs::DirBuilder::new();
         private.mode(0o700);
         private.create(&self.path)?;
@@ -134,6 +134,23 @@ impl Folder {
             .chain(self.homes().map(|(_, folder)| folder))
         {
             private.create(folder)?;
+        }
+        let steps = [
+            (StepName::Source, &credentials.source),
+            (StepName::Build, &credentials.build),
+        ];
+        for (step, files) in steps.into_iter().filter(|(_, files)| !files.is_empty()) {
+            let folder = self.credentials(step);
+            private.recursive(true).create(&folder)?;
+            for file in files {
+                let mut private = OpenOptions::new();
+                let mut written = private
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(folder.join(&file.name))?;
+                written.write_all(file.content.expose())?;
+            }
         }
         fs::write(self.plan(), serde_json::to_vec(plan)?)
     }

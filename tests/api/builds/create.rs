@@ -24,9 +24,10 @@ async fn a_build_is_accepted_and_queued(pool: PgPool) {
             "id": build["id"], "project": "default", "state": "queued", "failure": null,
             "spec": {
                 "source": {"type": "git", "url": "https://git.example/app.git", "ref": null, "commit": null,
-                           "subdir": "", "submodules": false},
-                "dockerfile": "Dockerfile", "build_args": {}, "target": null, "platforms": ["linux/amd64"],
+                           "subdir": "", "submodules": false, "credentials": null},
+                "dockerfile": "Dockerfile", "template": null, "build_args": {}, "target": null, "platforms": ["linux/amd64"],
                 "labels": {}, "images": ["registry.example/team/app:1"], "push": true, "builder": "buildkit",
+                "registry_credentials": [], "secrets": {}, "ssh": null,
                 "resources": {"cpu": "2", "memory": "4Gi", "disk": "20Gi"}, "timeout_seconds": 3600, "priority": 0,
                 "annotations": {},
             },

@@ -47,6 +47,22 @@ impl Api {
         (response.status(), response.json().await.expect("JSON"))
     }
 
+    /// `PUT /v1/projects/default/secrets/{name}`.
+    pub(in crate::cluster) async fn put_secret(&self, name: &str, kind: &str, data: &Value) {
+        let path = format!("/v1/projects/default/secrets/{name}");
+        let body = serde_json::json!({"kind": kind, "data": data});
+        let request = self.request(Method::PUT, &path).json(&body);
+        let response = request.send().await.expect("an answer");
+        let (status, text) = (response.status(), response.text().await.expect("a body"));
+        assert!(status.is_success(), "{status}: {text}");
+    }
+
+    /// `GET /v1/projects/default/secrets`, as text.
+    pub(in crate::cluster) async fn secrets(&self) -> String {
+        let response = self.get_request("/v1/projects/default/secrets").send().await;
+        expect(response, StatusCode::OK).await.to_string()
+    }
+
     /// Asks for a build; returns its id.
     pub(in crate::cluster) async fn create(&self, body: &Value) -> String {
         let response = self.request(Method::POST, "/v1/builds").json(body).send().await;

@@ -42,6 +42,12 @@ impl Repository {
         }
     }
 
+    /// The same by ssh.
+    pub(in crate::cluster) fn ssh_url(&self) -> String {
+        self.url
+            .replace(&variable("KILN_TEST_GIT"), &variable("KILN_TEST_GIT_SSH"))
+    }
+
     /// Makes a symbolic link, for the next commit.
     pub(in crate::cluster) fn link(&self, path: &str, target: &str) {
         let path = self.tree.path().join(path);

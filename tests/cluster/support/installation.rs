@@ -128,7 +128,10 @@ impl Installation {
     async fn create_token(config: &Path) -> String {
         let migrated = program(config).arg("migrate").status().await.expect("kiln runs");
         assert!(migrated.success(), "kiln migrate: {migrated}");
-        let output = program(config).args(["token", "create"]).output().await;
+        let output = program(config)
+            .args(["token", "create", "--scope", "project:admin"])
+            .output()
+            .await;
         let output = output.expect("kiln runs");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "kiln token create: {said}");

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{
     Api, Client,
     api::{DeleteParams, EvictParams, ListParams, WatchEvent, WatchParams},
@@ -22,6 +22,7 @@ type Seen = Arc<Mutex<BTreeMap<String, String>>>;
 /// All pods that an installation ever had.
 pub(in crate::cluster) struct Pods {
     api: Api<Pod>,
+    namespace: String,
     selector: String,
     seen: Seen,
     watch: AbortOnDropHandle<()>,
@@ -42,6 +43,7 @@ impl Pods {
         let watch = tokio::spawn(watch(api.clone(), selector.clone(), version, Arc::clone(&seen)));
         Self {
             api,
+            namespace: namespace.to_owned(),
             selector,
             seen,
             watch: AbortOnDropHandle::new(watch),
@@ -72,6 +74,38 @@ impl Pods {
             list.items.is_empty().then_some(())
         })
         .await;
+    }
+
+    /// A pod, as the API server holds it.
+    pub(in crate::cluster) async fn get(&self, name: &str) -> Pod {
+        self.api.get(name).await.expect("the pod")
+    }
+
+    /// The Secret of a pod, if there is one.
+    pub(in crate::cluster) async fn secret(&self, name: &str) -> Option<Secret> {
+        let secrets: Api<Secret> = Api::namespaced(self.api.clone().into_client(), &self.namespace);
+        secrets.get_opt(name).await.expect("an answer")
+    }
+
+    /// Runs a program in a container.
+    pub(in crate::cluster) async fn exec(&self, name: &str, container: &str, argv: &[&str]) -> String {
+        let output = tokio::process::Command::new("kubectl")
+            .args([
+                "exec",
+                "--namespace",
+                &self.namespace,
+                name,
+                "--container",
+                container,
+                "--",
+            ])
+            .args(argv)
+            .output()
+            .await
+            .expect("kubectl runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{argv:?} in {container}: {said}");
+        String::from_utf8(output.stdout).expect("UTF-8")
     }
 
     /// `kubectl delete pod`, with or without `--grace-period=0 --force`.

@@ -92,6 +92,11 @@ impl Replica {
         self.child.lock().expect("no panic meanwhile").is_some()
     }
 
+    /// What it wrote to its standard error.
+    pub(in crate::cluster) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("its log")
+    }
+
     /// The end of what it wrote to its standard error.
     pub(super) fn log_tail(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::core::v1::{
         AppArmorProfile, Capabilities, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
-        EnvVar, ObjectFieldSelector, ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
+        EnvVar, KeyToPath, ObjectFieldSelector, ResourceRequirements, SeccompProfile, SecretVolumeSource,
+        SecurityContext, Volume, VolumeMount,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -25,22 +26,25 @@ pub(super) const INSTALLED_AGENT: &str = "/kiln/bin/kiln-agent";
 const PLAN_DIR: &str = "/kiln/plan";
 pub(super) const SOURCE_DIR: &str = "/kiln/source";
 pub(super) const SCRATCH_DIR: &str = "/kiln/scratch";
+/// Volumes with what a step is to log in with.
+pub(super) const SOURCE_CREDENTIALS: &str = "source-credentials";
+pub(super) const BUILD_CREDENTIALS: &str = "build-credentials";
 pub(super) const SOURCE_CREDENTIALS_DIR: &str = "/kiln/credentials/source";
 pub(super) const BUILD_CREDENTIALS_DIR: &str = "/kiln/credentials/build";
 pub(super) const STORAGE_VOLUME: &str = "/kiln/storage";
 /// A folder in the volume, with a mode of its own.
 pub(super) const STORAGE_DIR: &str = "/kiln/storage/layers";
 
-pub(super) fn init_containers(config: &Config, resources: &Resources) -> Vec<Container> {
+pub(super) fn init_containers(config: &Config, outline: &Outline) -> Vec<Container> {
     match &config.source_image {
         None => {
             let mut command = agent_command("/kiln-agent", "source");
             command.extend(["--install", BIN_DIR].map(str::to_owned));
-            vec![source_container(&config.agent_image, command, false, resources)]
+            vec![source_container(&config.agent_image, command, false, outline)]
         }
         Some(image) => vec![
             agent_container(config),
-            source_container(image, agent_command(INSTALLED_AGENT, "source"), true, resources),
+            source_container(image, agent_command(INSTALLED_AGENT, "source"), true, outline),
         ],
     }
 }
@@ -61,20 +65,24 @@ fn agent_container(config: &Config) -> Container {
     }
 }
 
-fn source_container(image: &str, command: Vec<String>, installed: bool, resources: &Resources) -> Container {
+fn source_container(image: &str, command: Vec<String>, installed: bool, outline: &Outline) -> Container {
+    let mut mounts = vec![
+        mount("bin", BIN_DIR, installed),
+        mount("plan", PLAN_DIR, true),
+        mount("source", SOURCE_DIR, false),
+        mount("tmp", "/tmp", false),
+    ];
+    if !outline.credentials.source.is_empty() {
+        mounts.push(mount(SOURCE_CREDENTIALS, SOURCE_CREDENTIALS_DIR, true));
+    }
     Container {
         name: "source".to_owned(),
         image: Some(image.to_owned()),
         command: Some(command),
         env: Some(vec![env("HOME", "/tmp")]),
-        resources: Some(requirements(resources)),
+        resources: Some(requirements(&outline.resources)),
         security_context: Some(confined()),
-        volume_mounts: Some(vec![
-            mount("bin", BIN_DIR, installed),
-            mount("plan", PLAN_DIR, true),
-            mount("source", SOURCE_DIR, false),
-            mount("tmp", "/tmp", false),
-        ]),
+        volume_mounts: Some(mounts),
         ..container()
     }
 }
@@ -91,6 +99,16 @@ pub(super) fn build_container(config: &Config, outline: &Outline) -> Container {
     if let Some(MemoryBytes(more)) = config.overhead.memory {
         resources.memory.0 = resources.memory.0.saturating_add(more);
     }
+    let mut mounts = vec![
+        mount("bin", BIN_DIR, true),
+        mount("plan", PLAN_DIR, true),
+        mount("source", SOURCE_DIR, false),
+        mount("scratch", SCRATCH_DIR, false),
+        mount("storage", STORAGE_VOLUME, false),
+    ];
+    if !outline.credentials.build.is_empty() {
+        mounts.push(mount(BUILD_CREDENTIALS, BUILD_CREDENTIALS_DIR, true));
+    }
     Container {
         name: "build".to_owned(),
         image: Some(outline.builder_image.clone()),
@@ -98,13 +116,7 @@ pub(super) fn build_container(config: &Config, outline: &Outline) -> Container {
         env: Some(env),
         resources: Some(requirements(&resources)),
         security_context: Some(security_context),
-        volume_mounts: Some(vec![
-            mount("bin", BIN_DIR, true),
-            mount("plan", PLAN_DIR, true),
-            mount("source", SOURCE_DIR, false),
-            mount("scratch", SCRATCH_DIR, false),
-            mount("storage", STORAGE_VOLUME, false),
-        ]),
+        volume_mounts: Some(mounts),
         ..container()
     }
 }
@@ -206,7 +218,8 @@ fn requirements(resources: &Resources) -> ResourceRequirements {
     }
 }
 
-pub(super) fn volumes(resources: &Resources) -> Vec<Volume> {
+pub(super) fn volumes(outline: &Outline) -> Vec<Volume> {
+    let resources = &outline.resources;
     let empty = |name: &str, size: MemoryBytes| Volume {
         name: name.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource {
@@ -215,7 +228,13 @@ pub(super) fn volumes(resources: &Resources) -> Vec<Volume> {
         }),
         ..Default::default()
     };
-    vec![
+    let credentials = [
+        (SOURCE_CREDENTIALS, &outline.credentials.source),
+        (BUILD_CREDENTIALS, &outline.credentials.build),
+    ];
+    let credentials = credentials.into_iter().filter(|(_, files)| !files.is_empty());
+    let mut volumes: Vec<Volume> = credentials.map(|(name, files)| secret(name, outline, files)).collect();
+    volumes.extend(vec![
         empty("bin", MemoryBytes(64 << 20)),
         empty("tmp", MemoryBytes(64 << 20)),
         empty("source", resources.disk),
@@ -236,7 +255,27 @@ pub(super) fn volumes(resources: &Resources) -> Vec<Volume> {
             }),
             ..Default::default()
         },
-    ]
+    ]);
+    volumes
+}
+
+/// A step's own files out of the attempt's Secret. The pod's group lets its ordinary user read them.
+fn secret(name: &str, outline: &Outline, files: &[String]) -> Volume {
+    let item = |file: &String| KeyToPath {
+        key: file.clone(),
+        mode: None,
+        path: file.clone(),
+    };
+    Volume {
+        name: name.to_owned(),
+        secret: Some(SecretVolumeSource {
+            default_mode: Some(0o400),
+            items: Some(files.iter().map(item).collect()),
+            optional: None,
+            secret_name: Some(super::name(outline.attempt)),
+        }),
+        ..Default::default()
+    }
 }
 
 fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
