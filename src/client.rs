@@ -24,7 +24,7 @@ use std::io::Write as _;
 use clap::Subcommand;
 
 use self::{
-    args::{Build, Cancel, Common, Get, List, Logs, Retry, TokenDelete, TokenRequest},
+    args::{Build, Cancel, Common, Get, List, Logs, Retry, Secret, TokenDelete, TokenRequest},
     error::{ClientError, Exit},
 };
 
@@ -43,6 +43,9 @@ pub enum Verb {
     Cancel(Cancel),
     /// Build again what was built, as a new build
     Retry(Retry),
+    /// Keep passwords, tokens and keys that builds need
+    #[command(subcommand)]
+    Secret(Secret),
 }
 
 /// Something to be asked of a service.
@@ -90,6 +93,9 @@ async fn carry_out(call: Call) -> Result<Exit, ClientError> {
             Verb::Logs(flags) => verbs::logs::logs(flags).await,
             Verb::Cancel(flags) => verbs::builds::cancel(flags).await,
             Verb::Retry(flags) => verbs::build::retry(flags).await,
+            Verb::Secret(Secret::Set(flags)) => verbs::secrets::set(flags).await,
+            Verb::Secret(Secret::List(common)) => verbs::secrets::list(&common).await,
+            Verb::Secret(Secret::Delete(flags)) => verbs::secrets::delete(flags).await,
         },
         Call::TokenCreate(common, request) => verbs::tokens::create(&common, request).await,
         Call::TokenList(common) => verbs::tokens::list(&common).await,

@@ -3,8 +3,10 @@
 mod cli {
     mod completions;
     mod connection;
+    mod folder;
     mod follow;
     mod interrupt;
+    mod secrets;
     mod support;
     mod verbs;
 

@@ -23,6 +23,7 @@ In another terminal, once it serves:
 
   $shell
   export KILN=http://127.0.0.1:8080 TOKEN=$token
+  export KILN_URL="\$KILN" KILN_TOKEN="\$TOKEN" PATH="$PWD/target/debug:\$PATH"
 
 Ctrl-C stops it.
 

@@ -51,7 +51,11 @@ impl Interrupts {
             say("Ctrl-C: [c]ancel the build, [d]etach and let it go on, or Enter to keep following?")?;
             let line = tokio::select! {
                 line = typed() => line,
-                _ = self.next() => return Ok(Wish::Detach),
+                _ = self.next() => {
+                    // Below what the terminal shows for the key.
+                    say("")?;
+                    return Ok(Wish::Detach);
+                }
             };
             match line.as_deref().map(str::trim) {
                 Some("c" | "cancel") => return Ok(Wish::Cancel),

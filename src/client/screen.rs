@@ -11,6 +11,7 @@ use std::{
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
+use console::{Term, truncate_str};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
@@ -23,6 +24,9 @@ use super::{
 const TICK: Duration = Duration::from_millis(120);
 /// Most steps of a builder that are shown at work at the same time.
 const AT_WORK: usize = 4;
+
+/// Columns of a redrawn line that its text leaves free.
+const ROOM: usize = 16;
 
 /// Standard output and error, with colours where they are wanted.
 pub(super) struct Screen {
@@ -58,6 +62,8 @@ struct Live {
     cached: u64,
     state: String,
     step: String,
+    /// Whether it is taken away at present.
+    hidden: bool,
 }
 
 /// Green, red, yellow: how something went.
@@ -114,8 +120,8 @@ impl Screen {
     pub(super) fn say(&mut self, text: &str) -> io::Result<()> {
         self.end_line()?;
         match &self.live {
-            Some(live) => live.line(&self.colored(text)),
-            None => writeln!(self.error, "{text}"),
+            Some(live) if !live.hidden => live.line(&self.colored(text)),
+            _ => writeln!(self.error, "{text}"),
         }
     }
 
@@ -161,7 +167,7 @@ impl Screen {
     /// Takes what is redrawn away, to ask something or for good.
     pub(super) fn pause(&mut self) {
         if let Some(live) = &mut self.live {
-            live.clear();
+            live.hide();
         }
     }
 
@@ -255,6 +261,7 @@ impl Screen {
             (Some(failure), "queued") => {
                 if let Some(live) = &mut self.live {
                     live.forget_steps();
+                    (live.done, live.cached) = (0, 0);
                 }
                 let text = format!(
                     "kiln: attempt {attempt} failed ({}): {}; it is tried again",
@@ -287,16 +294,25 @@ fn notice(gap: &Gap) -> String {
     format!("[kiln: {what} here: {}]\n", gap.reason.replace(['\n', '\r'], " "))
 }
 
+/// A text that leaves room on its line: were the line full, the `^C` that a terminal shows for Ctrl-C would begin another,
+/// and what is redrawn would be sought in the wrong place.
+fn short(text: &str) -> String {
+    let (_, columns) = Term::stderr().size();
+    let room = usize::from(columns).saturating_sub(ROOM).max(1);
+    truncate_str(text, room, "…").into_owned()
+}
+
 impl Live {
     fn new() -> Self {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
         let mut live = Self {
-            status: ProgressBar::hidden(),
+            status: bars.add(Self::spinner("{spinner} {elapsed:>4} {msg}")),
             steps: BTreeMap::new(),
             done: 0,
             cached: 0,
             state: "queued".to_owned(),
             step: String::new(),
+            hidden: false,
             bars,
         };
         live.show();
@@ -316,19 +332,23 @@ impl Live {
     }
 
     fn show(&mut self) {
-        self.status = self
-            .bars
-            .add(Self::spinner("{spinner} {wide_msg} {elapsed}").with_elapsed(self.status.elapsed()));
-        self.status.enable_steady_tick(TICK);
+        self.bars.set_draw_target(ProgressDrawTarget::stderr());
+        self.hidden = false;
+        for bar in self.steps.values().chain([&self.status]) {
+            bar.enable_steady_tick(TICK);
+        }
         self.redraw();
     }
 
-    fn clear(&mut self) {
-        self.forget_steps();
-        self.status.finish_and_clear();
-        self.bars.remove(&self.status);
+    fn hide(&mut self) {
+        // Nothing draws any more when it is cleared.
+        for bar in self.steps.values().chain([&self.status]) {
+            bar.disable_steady_tick();
+        }
         // There is nothing to do about a terminal that is gone.
         let _ = self.bars.clear();
+        self.bars.set_draw_target(ProgressDrawTarget::hidden());
+        self.hidden = true;
     }
 
     fn forget_steps(&mut self) {
@@ -344,9 +364,9 @@ impl Live {
             text = format!("{text} · {}", self.step);
         }
         if self.done > 0 {
-            text = format!("{text} · {} steps done, {} of them cached", self.done, self.cached);
+            text = format!("{text} · steps done: {}, cached: {}", self.done, self.cached);
         }
-        self.status.set_message(text);
+        self.status.set_message(short(&text));
     }
 
     fn on_step(&mut self, step: &Step) {
@@ -361,8 +381,8 @@ impl Live {
         };
         if step.phase == "started" {
             if self.steps.len() < AT_WORK {
-                let bar = self.bars.add(Self::spinner("  {spinner} {wide_msg} {elapsed}"));
-                bar.set_message(harmless(step.name.as_deref().unwrap_or("a step")));
+                let bar = self.bars.add(Self::spinner("  {spinner} {elapsed:>4} {msg}"));
+                bar.set_message(short(&harmless(step.name.as_deref().unwrap_or("a step"))));
                 bar.enable_steady_tick(TICK);
                 self.steps.insert(vertex, bar);
             }

@@ -3,6 +3,7 @@
 pub(super) mod build;
 pub(super) mod builds;
 pub(super) mod logs;
+pub(super) mod secrets;
 pub(super) mod tokens;
 
 use super::{api::Api, args::Common, error::ClientError, screen::Screen, settings::Settings};

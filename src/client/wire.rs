@@ -78,6 +78,15 @@ pub(super) struct Token {
     pub(super) expires_at: Option<DateTime<Utc>>,
 }
 
+/// A secret, without what it holds.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Secret {
+    pub(super) name: String,
+    pub(super) kind: String,
+    pub(super) registry: Option<String>,
+    pub(super) updated_at: DateTime<Utc>,
+}
+
 /// A project.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Project {

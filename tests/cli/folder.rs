@@ -1,0 +1,84 @@
+//! Folders: packed, sent, and built from.
+
+use std::sync::Arc;
+
+use kiln::{
+    domain::project::Scope,
+    http::{UploadConfig, Uploads},
+};
+use sqlx::PgPool;
+
+use super::{
+    service::{Answer, TestApp},
+    support::Shell,
+};
+
+fn app_folder(shell: &Shell) {
+    shell.write("app/Dockerfile", "FROM scratch\nCOPY . /\n");
+    shell.write("app/.dockerignore", "*.log\n");
+    shell.write("app/src/main.c", "int main;\n");
+    shell.write("app/noise.log", &"x".repeat(100_000));
+}
+
+#[sqlx::test]
+async fn a_folder_is_sent_without_what_its_ignore_file_names(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let shell = Shell::of(&app, Scope::BuildsWrite).await;
+    app_folder(&shell);
+    let ran = shell
+        .run(&["build", "app", "--no-push", "--detach", "--json"])
+        .await
+        .expect(0);
+    ran.says(&["kiln: sent 3 files, 38 B"]);
+    let build = ran.json();
+    let source = &build["spec"]["source"];
+    assert_eq!(
+        (source["type"].as_str(), build["spec"]["dockerfile"].as_str()),
+        (Some("upload"), Some("Dockerfile"))
+    );
+    let id = source["id"].as_str().expect("an id");
+    let caller = app.bearer(shell.token.as_deref().expect("set"));
+    let upload = Answer::of(caller.get(&format!("/v1/uploads/{id}"))).await.json();
+    assert!(upload["bytes"].as_u64().expect("a number") < 2000, "{upload}");
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn a_dockerfile_may_be_outside_of_the_folder(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let shell = Shell::of(&app, Scope::BuildsWrite).await;
+    app_folder(&shell);
+    shell.write("other/x.Dockerfile", "FROM scratch\n");
+    let ran = shell
+        .run(&["build", "app", "-f", "other/x.Dockerfile", "--no-push", "-d", "--json"])
+        .await
+        .expect(0);
+    let spec = ran.json()["spec"].clone();
+    assert_eq!(
+        (spec["source"]["subdir"].as_str(), spec["dockerfile"].as_str()),
+        (Some("context"), Some("/Dockerfile"))
+    );
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn what_the_service_does_not_take_is_said_before_a_build_is_made(pool: PgPool) {
+    let app = TestApp::start_with(&pool, |app| {
+        let config = UploadConfig {
+            max_entries: 2,
+            ..UploadConfig::default()
+        };
+        app.uploads = Arc::new(Uploads::new(config, true));
+    })
+    .await;
+    let shell = Shell::of(&app, Scope::BuildsWrite).await;
+    app_folder(&shell);
+    let ran = shell.run(&["build", "app", "--no-push"]).await;
+    assert!([2, 6].contains(&ran.code) && ran.error.starts_with("kiln: "), "{ran:?}");
+    let builds: i64 = sqlx::query_scalar("SELECT count(*) FROM builds")
+        .fetch_one(&pool)
+        .await
+        .expect("reads");
+    assert_eq!(builds, 0);
+    app.stop().await;
+}
