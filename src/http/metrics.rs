@@ -79,10 +79,9 @@ impl Metrics {
             "Open event and log streams",
             metrics.streams.clone(),
         );
-        registry.register_with_unit(
-            "kiln_uploaded",
+        registry.register(
+            "kiln_uploaded_bytes",
             "Size of the archives that were stored",
-            Unit::Bytes,
             metrics.uploaded.clone(),
         );
         metrics
