@@ -11,16 +11,17 @@ pub mod metrics;
 mod sweeper;
 mod worker;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sqlx::PgPool;
+use url::Url;
 
 pub use self::{config::Config, worker::run};
 use crate::{
     domain::clock::Clock,
     journal::{Signals, Writer},
     runner::verify::Verifier,
-    store::secrets::seal::Keyring,
+    store::{attempt_keys::AttemptKeys, secrets::seal::Keyring},
 };
 
 /// What every part of the engine works with.
@@ -43,4 +44,15 @@ pub struct Context<R> {
     pub config: Config,
     /// Counters.
     pub metrics: metrics::Metrics,
+    /// What attempts need to get something from this service.
+    pub service: ServiceAccess,
+}
+
+/// What attempts need to get something from this service.
+#[derive(Clone, Debug)]
+pub struct ServiceAccess {
+    /// The address at which they reach it; empty until it is known.
+    pub url: Arc<OnceLock<Url>>,
+    /// What their tokens are made with.
+    pub keys: AttemptKeys,
 }

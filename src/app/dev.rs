@@ -19,7 +19,7 @@ use self::{guide::Guide, sample::Sample};
 use super::{
     cli::Dev,
     commands::worker_name,
-    config::Config,
+    config::{Config, RunnerKind},
     postgres::{DevPostgres, DevPostgresError},
     secrets::{KeyError, ensure_key},
     serve::{ServeError, Service, asked_to_end, open_database},
@@ -142,6 +142,7 @@ async fn serve(
     // One machine carries all builds; more at once would only be slower.
     let processors = std::thread::available_parallelism().map_or(2, |count| u32::try_from(count.get()).unwrap_or(2));
     config.limits.builders = vec![Builder::Buildah];
+    config.runner = RunnerKind::Local;
     config.engine.max_live_builds = config.engine.max_live_builds.min(processors.max(2));
 
     let pool = open_database(&config)?;

@@ -3,17 +3,22 @@
 //! Tasks are supervised: one that ends before its time ends the process, because a service that limps is worse than
 //! one that is restarted.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use prometheus_client::registry::Registry;
 use sqlx::PgPool;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::config::Config;
+use super::config::{Config, RunnerKind};
 use crate::{
     domain::clock::{Clock, SystemClock},
-    engine::{self, Context},
+    engine::{self, Context, ServiceAccess},
     http,
     journal::{Signals, Writer},
     runner::{Readiness, Runner, verify::Verifier},
@@ -75,7 +80,7 @@ pub struct Service {
     metrics: Registry,
     signals: Signals,
     writer: Writer,
-    attempt_keys: AttemptKeys,
+    access: ServiceAccess,
     cluster: Option<watch::Receiver<Result<(), String>>>,
     /// What does the work; ends when told to shut down.
     front: JoinSet<&'static str>,
@@ -91,6 +96,10 @@ impl Service {
         let (signals, exchange) = Signals::new(pool.clone());
         let (writer, flusher) = Writer::new(pool.clone(), signals.clone());
         let last = CancellationToken::new();
+        let access = ServiceAccess {
+            url: Arc::new(config.agent_url.clone().map(OnceLock::from).unwrap_or_default()),
+            keys: AttemptKeys::new(http::Random::system().bytes()),
+        };
         let mut back = JoinSet::new();
         back.spawn(named("exchange of news between replicas", exchange.run(last.clone())));
         back.spawn(named("journal writer", flusher.run(last.clone())));
@@ -102,7 +111,7 @@ impl Service {
             metrics: Registry::default(),
             signals,
             writer,
-            attempt_keys: AttemptKeys::new(http::Random::system().bytes()),
+            access,
             cluster: None,
             front: JoinSet::new(),
             shutdown,
@@ -122,6 +131,7 @@ impl Service {
             clock: Arc::clone(&self.clock),
             config: self.config.engine.clone(),
             metrics: engine::metrics::Metrics::register(&mut self.metrics),
+            service: self.access.clone(),
             runner,
         });
         let (sender, health) = watch::channel(Err("the cluster has not been asked yet".to_owned()));
@@ -142,13 +152,20 @@ impl Service {
         let failed = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        if self.config.runner == RunnerKind::Local
+            && let Ok(url) = local_url(address).parse()
+        {
+            // What the operator has set wins.
+            let _ = self.access.url.set(url);
+        }
+        let reachable = self.access.url.get().is_some();
         let metrics = http::Metrics::register(&mut self.metrics);
         let app = http::App {
             pool: self.pool.clone(),
             signals: self.signals.clone(),
             limits: Arc::new(self.config.limits.clone()),
-            uploads: Arc::new(http::Uploads::new(self.config.uploads.clone(), false)),
-            attempt_keys: self.attempt_keys.clone(),
+            uploads: Arc::new(http::Uploads::new(self.config.uploads.clone(), reachable)),
+            attempt_keys: self.access.keys.clone(),
             clock: Arc::clone(&self.clock),
             random: http::Random::system(),
             keyring: self.keyring.clone(),
@@ -205,6 +222,17 @@ impl Service {
         end_within(JOURNAL_DRAIN, &mut back).await;
         early.map_or(Ok(()), |name| Err(ServeError::Ended(name)))
     }
+}
+
+/// Where processes of this host reach what listens on an address.
+fn local_url(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}")
 }
 
 /// Waits for tasks, and cuts off those that take too long.

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use kiln::{
     domain::{clock::SystemClock, id::BuildId, spec::BuildSpec, state::StateName},
-    engine::{self, Context, metrics::Metrics},
+    engine::{self, Context, ServiceAccess, metrics::Metrics},
     journal::{Reader, Signals, Writer},
     runner::{registry::Registry, verify::Verifier},
     store::{
         self,
+        attempt_keys::AttemptKeys,
         builds::{CreateOutcome, NewBuild},
         secrets::seal::Keyring,
     },
@@ -137,6 +138,10 @@ impl Worker {
             clock: Arc::new(SystemClock),
             config,
             metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
+            service: ServiceAccess {
+                url: Arc::default(),
+                keys: AttemptKeys::new([7; 32]),
+            },
         });
         let shutdown = CancellationToken::new();
         let tasks = vec![
