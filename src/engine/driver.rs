@@ -4,6 +4,7 @@
 mod credentials;
 mod patience;
 mod record;
+mod upload;
 
 use std::time::Duration;
 
@@ -118,7 +119,11 @@ impl<'a, R: Runner> Driver<'a, R> {
 
     /// Creates the pod, or finds it.
     async fn launch(&mut self) -> Result<Launch, Stopped> {
-        if let Err(failure) = self.obtain_credentials().await? {
+        let given = match self.obtain_credentials().await? {
+            Ok(()) => self.obtain_upload().await?,
+            failed => failed,
+        };
+        if let Err(failure) = given {
             if self.adopted {
                 self.remove().await;
             }

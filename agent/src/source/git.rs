@@ -5,7 +5,7 @@ mod access;
 mod command;
 mod refusal;
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
 use kiln_agent::wire::{
     plan::SourceCredentials,
@@ -79,6 +79,16 @@ fn validate(request: &Request<'_>) -> Result<(), Failure> {
         return wrong("commit");
     }
     Ok(())
+}
+
+fn remove_folder(folder: &Path) -> Result<(), Failure> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::internal(format!(
+            "{} can't be removed: {error}",
+            folder.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 struct Checkout<'a> {
@@ -249,7 +259,19 @@ impl Checkout<'_> {
 
     fn fetch_submodules(&mut self) -> Result<(), Failure> {
         let args = ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"];
-        match self.persist(&args, Refusal::of_submodules)? {
+        let mut fetched = self.persist(&args, Refusal::of_submodules)?;
+        if fetched
+            .as_ref()
+            .is_err_and(|refusal| refusal.cause == Cause::CommitMissing)
+        {
+            // Servers that don't give out commits by their id have them in their history all the same.
+            self.git
+                .say("A submodule's commit is not given out by its id; looking for it in the history");
+            self.local(&["submodule", "--quiet", "deinit", "--all", "--force"])?;
+            remove_folder(&self.into.join(".git/modules"))?;
+            fetched = self.persist(&args[..args.len() - 1], Refusal::of_submodules)?;
+        }
+        match fetched {
             Ok(()) => Ok(()),
             Err(refusal) => Err(self.failure_with(&refusal, refusal.submodule_message())),
         }

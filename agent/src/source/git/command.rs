@@ -36,11 +36,15 @@ const INHERITED: [&str; 16] = [
 
 /// Settings that win over every configuration file. They go through the environment, so that the git processes that
 /// git starts for submodules have them too.
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 12] = [
     ("advice.detachedHead", "false"),
     ("core.fsmonitor", "false"),
     ("core.hooksPath", "/dev/null"),
     ("credential.helper", ""),
+    // Only run for files that `.gitattributes` puts into Git LFS; a pointer must not be taken for the file.
+    ("filter.lfs.process", "git-lfs filter-process"),
+    ("filter.lfs.required", "true"),
+    ("filter.lfs.smudge", "git-lfs smudge -- %f"),
     ("gc.auto", "0"),
     // A transfer below this rate for this long is given up.
     ("http.lowSpeedLimit", "100"),

@@ -31,6 +31,8 @@ pub(super) enum Cause {
     ObjectFormat,
     DiskFull,
     HelperKilled,
+    LfsMissing,
+    LfsFailed,
     Other,
 }
 
@@ -41,6 +43,9 @@ const SIGNS: &[(Cause, &[&str])] = &[
     (Cause::DiskFull, &["no space left on device"]),
     (Cause::DiskFull, &["disk quota exceeded"]),
     (Cause::HelperKilled, &["died of signal 9"]),
+    (Cause::LfsMissing, &["git-lfs", " not found"]),
+    (Cause::LfsFailed, &["smudge error: "]),
+    (Cause::LfsFailed, &["smudge filter lfs failed"]),
     (Cause::ObjectFormat, &["mismatched algorithms"]),
     (Cause::ObjectFormat, &["unexpected object format"]),
     (
@@ -241,6 +246,12 @@ impl Refusal {
             Cause::DiskFull => {
                 format!("The source of {url} does not fit on the disk; ask for more in `resources.disk`{said}")
             }
+            Cause::LfsMissing => format!(
+                "{url} keeps files in Git LFS, and git-lfs is not installed where the source is fetched; install it (apt-get install git-lfs), or use a source image that has it{said}"
+            ),
+            Cause::LfsFailed => format!(
+                "A file that {url} keeps in Git LFS can't be had; push it (git lfs push --all), and check that whoever may read the repository may read its LFS files{said}"
+            ),
             Cause::ObjectFormat | Cause::HelperKilled | Cause::Other => format!("{url} could not be fetched{said}"),
         }
     }
@@ -263,6 +274,8 @@ impl Refusal {
                 "the commit that the repository names is not in it"
             }
             Cause::DiskFull => "it does not fit on the disk; ask for more in `resources.disk`",
+            Cause::LfsMissing => "it keeps files in Git LFS, and git-lfs is not installed where the source is fetched",
+            Cause::LfsFailed => "a file that it keeps in Git LFS can't be had",
             Cause::ObjectFormat | Cause::HelperKilled | Cause::Other => "git failed",
         };
         format!(
