@@ -140,14 +140,13 @@ impl Buildkit {
 
     /// A whole line.
     fn line(&mut self, line: &[u8], now: Instant, batch: &mut Batch<'_>) {
-        match Message::parse(line) {
-            Some(message) => self.apply(message, now, batch),
+        if let Some(message) = Message::parse(line) {
+            self.apply(message, now, batch);
+        } else {
             // buildctl's last words are the last.
-            None => {
-                self.settle(batch);
-                self.pass(line, batch);
-                self.pass(b"\n", batch);
-            }
+            self.settle(batch);
+            self.pass(line, batch);
+            self.pass(b"\n", batch);
         }
     }
 

@@ -168,7 +168,12 @@ fn registries_conf(registries: &[Registry]) -> String {
 
 /// Tells apart the failures of `buildah build` and `buildah push`. `None` when the output holds no error of its.
 pub(super) fn explain(tail: &str) -> Option<Failure> {
-    let (_, error) = failure::last_line_after(tail, "Error: ")?;
+    let (place, mut error) = failure::last_line_after(tail, "Error: ")?;
+    if error.starts_with("deleting build container ") {
+        // What failed while clearing up is wrapped, over several lines, around what failed at first.
+        let (_, first) = failure::last_line_after(&tail[place..], ": ").unwrap_or((0, error));
+        error = first;
+    }
     if let Some(rest) = error.strip_prefix("pushing ") {
         // pushing image "local" to "docker://registry/name:tag": why
         let (_, target) = rest.split_once("\"docker://")?;
@@ -373,7 +378,7 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn failures_are_told_apart() {
         use FailureCode::{BuildFailed, DockerfileInvalid, Internal, OutOfMemory, PushFailed};
-        let cases: [(&str, FailureCode, &[&str]); 23] = [
+        let cases: [(&str, FailureCode, &[&str]); 24] = [
             (
                 "STEP 2/4: RUN <<EOF\nError: building at STEP \"ECHO one > /f\": Build error: Unknown instruction: \"ECHO\" &imagebuilder.Step{}\n",
                 DockerfileInvalid,
@@ -458,6 +463,11 @@ mod tests {
                 "Trying to pull h:5050/library/nothere:1...\nError: creating build container: initializing source docker://h:5050/library/nothere:1: reading manifest 1 in h:5050/library/nothere: manifest unknown: manifest unknown\n",
                 BuildFailed,
                 &["base image `h:5050/library/nothere:1`", "no such image"],
+            ),
+            (
+                "Error: deleting build container \"51\": 2 errors occurred:\n\t* write /s/x.json: no space left on device\n\t* write /s/y.json: no space left on device\n\n: building at STEP \"RUN dd of=/big\": exit status 1\n",
+                BuildFailed,
+                &["`dd of=/big`", "exit code 1"],
             ),
             (
                 "STEP 1/1: FROM library/nothere:9\nTrying to pull docker.io/library/nothere:9...\nError: creating build container: initializing source docker://nothere:9: (Mirrors also failed: [h:5000/library/nothere:9: reading manifest 9 in h:5000/library/nothere: manifest unknown: manifest unknown]): docker.io/library/nothere:9: pinging container registry registry-1.docker.io: Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io on 10.96.0.10:53: no such host\n",

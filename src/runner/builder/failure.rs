@@ -323,6 +323,8 @@ fn clip(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn report(exit: Exit, tail: &str) -> Report {
@@ -374,6 +376,30 @@ mod tests {
         }
         let failure = classify(StepName::Source, &report(Exit::Code(128), "fatal: some words\n\n"));
         assert!(failure.message.contains("128") && failure.message.contains("fatal: some words"));
+    }
+
+    proptest! {
+        /// Tails are cut anywhere, and commands print what they like, errors of builders included.
+        #[test]
+        fn whatever_was_said_there_is_a_failure_with_a_message(
+            words in prop::collection::vec(
+                prop_oneof![
+                    "(?s).{0,40}",
+                    prop::sample::select(vec![
+                        "error: ", "failed to solve: ", "Error: ", "building at STEP \"", "\": ", "\n", ": FROM ",
+                        "process \"", "\" did not complete successfully: ", "exit code: ", "pushing ", "\"docker://",
+                        "deleting build container ", "(Mirrors also failed: [", "]): ", "--------------------\n",
+                        ": failed to resolve source metadata for ", "STEP 1/2", "\" &imagebuilder", "copier: stat: \"",
+                    ]).prop_map(str::to_owned),
+                ],
+                0..12,
+            ),
+            code in -1_i32..256,
+        ) {
+            let failure = classify(StepName::Build, &report(Exit::Code(code), &words.concat()));
+            prop_assert!(!failure.message.is_empty());
+            prop_assert!(failure.message.len() <= Failure::MAX_MESSAGE);
+        }
     }
 
     #[test]

@@ -161,7 +161,8 @@ proptest! {
         let mut expected = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
         for (data, stream, vertex) in &pieces {
             let log = json!({"logs": [{"vertex": vertex.to_string(), "stream": stream, "data": base64(data), "timestamp": "2026-11-23T18:00:00Z"}]});
-            input.push_str(&format!("{log}\n"));
+            input += &log.to_string();
+            input.push('\n');
             expected[usize::from(*vertex)][usize::from(*stream == 2)].extend_from_slice(data);
         }
         let found = read(&input);
