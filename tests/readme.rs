@@ -32,7 +32,7 @@ fn blocks() -> Vec<String> {
 /// `kiln dev` with a data folder of its own.
 struct Dev {
     process: Child,
-    /// The line to paste first.
+    /// The lines to paste first.
     export: String,
     folder: TempDir,
 }
@@ -54,13 +54,14 @@ impl Dev {
         let (found, export) = mpsc::channel();
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
-                if line.trim_start().starts_with("export KILN=") {
+                if line.trim_start().starts_with("export KILN") {
                     // Nobody listens any more once the test has failed.
                     let _ = found.send(line.trim().to_owned());
                 }
             }
         });
-        let export = export.recv_timeout(DEADLINE).expect("the line to paste");
+        let next = || export.recv_timeout(DEADLINE).expect("a line to paste");
+        let export = format!("{}\n{}", next(), next());
         Self {
             process,
             export,
@@ -114,7 +115,9 @@ fn paste(export: &str, blocks: &[String]) -> Vec<String> {
         String::from_utf8_lossy(&output.stderr),
     );
     assert!(output.status.success(), "{}\n{printed}\n{complaints}", output.status);
-    assert_eq!(complaints, "", "{printed}");
+    // Beside the output of a build, what the client says about it.
+    let said = |line: &&str| line.starts_with("kiln: ") || line.starts_with("  ");
+    assert_eq!(complaints.lines().find(|line| !said(line)), None, "{printed}");
     let mut parts: Vec<String> = printed.split(&format!("{END}\n")).map(str::to_owned).collect();
     assert_eq!(parts.pop().as_deref(), Some(""));
     parts
@@ -150,8 +153,21 @@ fn json(text: &str) -> Value {
 fn the_walk_through_works_as_it_stands() {
     let dev = Dev::start();
     let outputs = paste(&dev.export, &blocks());
-    let outputs: [String; 9] = outputs.try_into().expect("as many blocks as this test knows");
-    let [create, follow, resume, log, wait, mistakes, again, cancel, list] = outputs;
+    let outputs: [String; 12] = outputs.try_into().expect("as many blocks as this test knows");
+    let [
+        create,
+        follow,
+        resume,
+        log,
+        wait,
+        mistakes,
+        again,
+        cancel,
+        list,
+        folder,
+        detached,
+        scripts,
+    ] = outputs;
 
     let created = json(&create);
     let id = created["id"].as_str().expect("an id");
@@ -206,6 +222,22 @@ fn the_walk_through_works_as_it_stands() {
     assert_eq!(listed[0][1], "cancelled");
     assert_eq!(listed[1][0], repeated[0]);
     assert_eq!(listed[2], serde_json::json!([id, "succeeded"]));
+
+    assert!(folder.contains("COPY . /"), "{folder}");
+    assert!(
+        detached.contains("COPY . /") && detached.contains("\nstate      succeeded\n"),
+        "{detached}"
+    );
+    let lines: Vec<&str> = scripts.lines().collect();
+    assert!(
+        lines[0].starts_with("BUILD ") && lines[1].contains(" succeeded "),
+        "{scripts}"
+    );
+    assert_eq!(
+        (lines[2], lines.last()),
+        ("succeeded", Some(&"exit code 1")),
+        "{scripts}"
+    );
 
     dev.interrupt();
 }

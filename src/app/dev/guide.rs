@@ -35,19 +35,27 @@ impl<'a> Guide<'a> {
             None => None,
         };
         let (base, token) = (&self.base, self.token);
-        println!("\nPaste this into another terminal first:\n\n  export KILN={base} TOKEN={token}");
+        println!(
+            "\nPaste this into another terminal first:\n\n  export KILN={base} TOKEN={token}\n  \
+             export KILN_URL=\"$KILN\" KILN_TOKEN=\"$TOKEN\"{}",
+            path().unwrap_or_default()
+        );
         if let (Some(sample), Some(id)) = (sample, built) {
+            let folder = sample.folder.canonicalize().unwrap_or_else(|_| sample.folder.clone());
+            let folder = quoted(&folder.to_string_lossy());
             let request = quoted(&sample.request().to_string());
             println!(
-                "\nBuild it again:\n\n  curl -sS \"$KILN/v1/builds\" -H \"Authorization: Bearer $TOKEN\" \
+                "\nBuild it again, by the command line or by the API:\n\n  kiln build {folder} --no-push\n  \
+                 curl -sS \"$KILN/v1/builds\" -H \"Authorization: Bearer $TOKEN\" \
                  -H 'Content-Type: application/json' -d {request}\n\
                  \nFollow a log; a build's other faces are /events and the build itself:\n\
-                 \n  curl -sSN \"$KILN/v1/builds/{id}/logs?follow=1\" -H \"Authorization: Bearer $TOKEN\"\n  \
+                 \n  kiln logs -f {id}\n  \
+                 curl -sSN \"$KILN/v1/builds/{id}/logs?follow=1\" -H \"Authorization: Bearer $TOKEN\"\n  \
                  curl -sS \"$KILN/v1/builds/{id}\" -H \"Authorization: Bearer $TOKEN\""
             );
         }
         println!(
-            "\nSee all builds:\n\n  curl -sS \"$KILN/v1/builds\" -H \"Authorization: Bearer $TOKEN\"\n\n\
+            "\nSee all builds:\n\n  kiln list\n  curl -sS \"$KILN/v1/builds\" -H \"Authorization: Bearer $TOKEN\"\n\n\
              README.md goes on from here. Ctrl-C stops it."
         );
     }
@@ -65,6 +73,14 @@ impl<'a> Guide<'a> {
         println!("\nThe build {}", caller.verdict(&id, begun).await?);
         Ok(id)
     }
+}
+
+/// What a shell needs to find `kiln` by its name; nothing when it does already.
+fn path() -> Option<String> {
+    let program = std::env::current_exe().ok()?;
+    let folder = program.parent()?;
+    let found = std::env::split_paths(&std::env::var_os("PATH")?).any(|known| known == folder);
+    (!found).then(|| format!(" PATH={}:\"$PATH\"", quoted(&folder.to_string_lossy())))
 }
 
 /// One word for a shell.
