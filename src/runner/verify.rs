@@ -249,7 +249,109 @@ fn parse_challenge(header: &str) -> Option<Challenge> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
+
+    const DIGEST: &str = "sha256:6c3c624b58dbbcd3c0dd82b4c53f04194d1247c6eebdaab7c610cf7d66709b3b";
+    /// User `ann`, password `p:a ss`.
+    const LOGIN: &str = "Basic YW5uOnA6YSBzcw==";
+
+    /// What a registry on the loopback address wants to see.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Wants {
+        Password,
+        /// A token, which its own `/token` gives out for the password.
+        Token,
+    }
+
+    /// Answers one request after the other; says where it listens.
+    async fn registry(wants: Wants) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let host = listener.local_addr().expect("an address").to_string();
+        let own = host.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                // A client tries TLS first, whose first byte this is.
+                while !head.ends_with(b"\r\n\r\n") && head.first() != Some(&0x16) {
+                    match stream.read_u8().await {
+                        Ok(byte) => head.push(byte),
+                        Err(_) => break,
+                    }
+                }
+                if head.first() == Some(&0x16) {
+                    continue;
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                let authorized = |expected: &str| {
+                    let mut lines = head.lines();
+                    lines.any(|line| {
+                        line.to_ascii_lowercase().starts_with("authorization: ") && line.ends_with(expected)
+                    })
+                };
+                let answer = if head.starts_with("GET /token?") && authorized(LOGIN) {
+                    "200 OK\r\ncontent-length: 15\r\n\r\n{\"token\": \"t0\"}".to_owned()
+                } else if head.starts_with("GET /token?") {
+                    "401 Unauthorized\r\ncontent-length: 0\r\n\r\n".to_owned()
+                } else if authorized(if wants == Wants::Password { LOGIN } else { "Bearer t0" }) {
+                    format!("200 OK\r\ndocker-content-digest: {DIGEST}\r\n\r\n")
+                } else {
+                    let challenge = match wants {
+                        Wants::Password => "Basic realm=\"x\"".to_owned(),
+                        Wants::Token => format!("Bearer realm=\"http://{own}/token\",service=\"x\",scope=\"y\""),
+                    };
+                    format!("401 Unauthorized\r\nwww-authenticate: {challenge}\r\ncontent-length: 0\r\n\r\n")
+                };
+                // A client that goes away is no concern of the server's.
+                let answer = format!("HTTP/1.1 {}", answer.replacen("\r\n", "\r\nconnection: close\r\n", 1));
+                drop(stream.write_all(answer.as_bytes()).await);
+            }
+        });
+        host
+    }
+
+    #[tokio::test]
+    async fn a_registry_is_asked_with_the_builds_own_login() {
+        for wants in [Wants::Password, Wants::Token] {
+            let host = registry(wants).await;
+            let verifier = Verifier::new(vec![Registry {
+                host: host.clone(),
+                mirrors: Vec::new(),
+                insecure: true,
+                verify: true,
+            }])
+            .expect("a client");
+            let login = |registry: &str, password: &str| Credentials {
+                registries: vec![RegistryCredentials {
+                    registry: registry.parse().expect("a host"),
+                    username: SecretText::new("ann"),
+                    password: SecretText::new(password),
+                }],
+                ..Credentials::default()
+            };
+            let image: ImageRef = format!("{host}/app:1").parse().expect("an image");
+            let digest = DIGEST.parse().expect("a digest");
+            let ask = async |credentials: &Credentials| {
+                verifier
+                    .verify(std::slice::from_ref(&image), &digest, credentials)
+                    .await
+            };
+            assert_eq!(ask(&login(&host, "p:a ss")).await, Ok(()));
+            for refused in [
+                login(&host, "wrong"),
+                login("r.example", "p:a ss"),
+                Credentials::default(),
+            ] {
+                let failure = ask(&refused).await.expect_err("refused");
+                assert_eq!(failure.code, FailureCode::PushFailed);
+                assert!(failure.message.contains("could not confirm"), "{}", failure.message);
+            }
+        }
+    }
 
     #[test]
     fn challenges_are_read() {
