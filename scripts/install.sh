@@ -7,6 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 missing=()
 need() { command -v "$1" >/dev/null || missing+=("$2"); }
 need git git
+need git-lfs git-lfs
 need buildah buildah
 need newuidmap uidmap
 need curl curl

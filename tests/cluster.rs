@@ -11,6 +11,7 @@ mod cluster {
     mod logs;
     mod outages;
     mod replicas;
+    mod sources;
     mod steps;
     mod stopping;
     mod support;

@@ -92,6 +92,18 @@ impl GitServer {
         self.state.requests.lock().unwrap().clone()
     }
 
+    /// Keeps an object for Git LFS, and returns the pointer that stands for it in a repository.
+    pub(crate) fn keep_large(&self, content: &[u8]) -> String {
+        let folder = self.state.root.path().join("lfs");
+        fs::create_dir_all(&folder).unwrap();
+        let oid = crate::support::sha256(content);
+        fs::write(folder.join(&oid), content).unwrap();
+        format!(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {}\n",
+            content.len()
+        )
+    }
+
     /// What was sent to log in with so far.
     pub(crate) fn logins(&self) -> Vec<String> {
         self.state.logins.lock().unwrap().clone()
@@ -208,6 +220,10 @@ fn serve(state: &State, stream: &TcpStream) -> io::Result<()> {
     let rest = format!("/{rest}");
     let answer =
         |status: &str, body: &str| format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n{body}").into_bytes();
+    if let Some(response) = lfs(state, &request)? {
+        (&mut &*stream).write_all(&response)?;
+        return stream.shutdown(Shutdown::Write);
+    }
     let response = match folder {
         "private" if request.headers.get("authorization").map(String::as_str) == Some(LOGIN) => {
             request.path = rest;
@@ -249,6 +265,39 @@ fn serve(state: &State, stream: &TcpStream) -> io::Result<()> {
     };
     (&mut &*stream).write_all(&response)?;
     stream.shutdown(Shutdown::Write)
+}
+
+/// Git LFS, as far as downloads need it: its batch API, and the objects themselves.
+fn lfs(state: &State, request: &Request) -> io::Result<Option<Vec<u8>>> {
+    let answer = |status: &str, body: &[u8]| {
+        let head = format!(
+            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/vnd.git-lfs+json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        Some([head.as_bytes(), body].concat())
+    };
+    if let Some(oid) = request.path.strip_prefix("/lfs/") {
+        return Ok(match fs::read(state.root.path().join("lfs").join(oid)) {
+            Ok(object) => answer("200 OK", &object),
+            Err(_) => answer("404 Not Found", b"{\"message\": \"no such object\"}"),
+        });
+    }
+    if !request.path.ends_with("/info/lfs/objects/batch") {
+        return Ok(None);
+    }
+    let asked: serde_json::Value = serde_json::from_slice(&request.body)?;
+    let objects: Vec<_> = asked["objects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|object| {
+            let oid = object["oid"].as_str().unwrap();
+            let href = format!("http://{}/lfs/{oid}", request.headers["host"]);
+            serde_json::json!({"oid": oid, "size": object["size"], "actions": {"download": {"href": href}}})
+        })
+        .collect();
+    let body = serde_json::json!({"transfer": "basic", "objects": objects});
+    Ok(answer("200 OK", body.to_string().as_bytes()))
 }
 
 fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {

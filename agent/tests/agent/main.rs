@@ -5,6 +5,7 @@
     reason = "in tests a surprise is a failure, in their helpers too"
 )]
 
+mod archive;
 mod git_server;
 mod install;
 mod login;

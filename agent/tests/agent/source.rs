@@ -18,7 +18,7 @@ use nix::{
 };
 
 use crate::{
-    git_server::{GitServer, git},
+    git_server::{GitServer, Repository, git},
     support::{Bench, Finished, eventually},
 };
 
@@ -338,6 +338,107 @@ fn submodules_come_with_it_when_asked_for() {
     let bench = Bench::new();
     assert!(fetch(&bench, from(&server.url("app.git"), None, None)).succeeded);
     assert!(!bench.path("source/relative/library.c").exists());
+}
+
+#[test]
+fn submodules_from_servers_that_give_out_no_commit_by_its_id() {
+    let server = GitServer::start();
+    let (app, library) = (server.repository("app"), server.repository("library"));
+    library.commit("library.c", "int old;\n");
+    let pinned = library.git(&["rev-parse", "HEAD"]);
+    app.git(&[
+        "submodule",
+        "--quiet",
+        "add",
+        "--",
+        library.bare.to_str().unwrap(),
+        "library",
+    ]);
+    library.commit("library.c", "int new;\n");
+    let url = server.url("old/library.git");
+    app.git(&["config", "-f", ".gitmodules", "submodule.library.url", &url]);
+    app.commit_all("Add a submodule");
+    let bench = Bench::new();
+    let finished = bench.fetch(with_submodules(&bench, &server.url("app.git")));
+    assert!(finished.succeeded, "{}", finished.text());
+    let folder = bench.path("source/library");
+    assert_eq!(git(&folder, &["rev-parse", "HEAD"]), pinned);
+    assert_eq!(fs::read_to_string(folder.join("library.c")).unwrap(), "int old;\n");
+}
+
+/// Lets a repository keep `*.bin` in Git LFS, with one such file.
+fn keep_in_lfs(repository: &Repository, pointer: &str) {
+    repository.commit(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+    repository.commit("data.bin", pointer);
+}
+
+#[test]
+fn files_in_lfs_come_with_it() {
+    let server = GitServer::start();
+    let (app, library) = (server.repository("app"), server.repository("library"));
+    keep_in_lfs(&library, &server.keep_large(b"the library's"));
+    keep_in_lfs(&app, &server.keep_large(&[7; 300_000]));
+    app.git(&[
+        "submodule",
+        "--quiet",
+        "add",
+        "--",
+        library.bare.to_str().unwrap(),
+        "library",
+    ]);
+    app.git(&["config", "-f", ".gitmodules", "submodule.library.url", "../library.git"]);
+    app.commit_all("Add a submodule");
+    let bench = Bench::new();
+    let finished = bench.fetch(with_submodules(&bench, &server.url("app.git")));
+    assert!(finished.succeeded, "{}", finished.text());
+    assert_eq!(fs::read(bench.path("source/data.bin")).unwrap(), [7; 300_000]);
+    assert_eq!(
+        fs::read(bench.path("source/library/data.bin")).unwrap(),
+        b"the library's"
+    );
+    // Nobody is asked for large files where there are none.
+    let plain = server.repository("plain");
+    drop(plain);
+    let before = server.requests().len();
+    assert!(fetch(&Bench::new(), from(&server.url("plain.git"), None, None)).succeeded);
+    assert!(server.requests()[before..].iter().all(|path| !path.contains("lfs")));
+}
+
+#[test]
+fn files_that_lfs_does_not_have() {
+    let server = GitServer::start();
+    let app = server.repository("app");
+    let gone = format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 5\n",
+        "0".repeat(64)
+    );
+    keep_in_lfs(&app, &gone);
+    let message = refused(from(&server.url("app.git"), None, None));
+    assert!(
+        message.contains("Git LFS can't be had; push it (git lfs push --all)"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_missing_git_lfs_is_named() {
+    let server = GitServer::start();
+    keep_in_lfs(&server.repository("app"), &server.keep_large(b"x"));
+    let bench = Bench::new();
+    // Everything that git needs, and no git-lfs.
+    let programs = bench.path("programs");
+    fs::create_dir(&programs).unwrap();
+    for name in ["git", "sh", "sed", "uname", "basename", "dirname"] {
+        symlink(Path::new("/usr/bin").join(name), programs.join(name)).unwrap();
+    }
+    bench.write_source(bench.source(from(&server.url("app.git"), None, None)));
+    let status = bench.step("source").env("PATH", &programs).status().unwrap();
+    assert!(!status.success());
+    let message = bench.report().problem.unwrap().message;
+    assert!(
+        message.contains("git-lfs is not installed") && message.contains("apt-get install git-lfs"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -160,6 +160,15 @@ impl Bench {
     }
 }
 
+/// SHA-256 in hexadecimal digits, by another program than the one that is tested.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("file");
+    fs::write(&path, bytes).unwrap();
+    let output = Command::new("sha256sum").arg(&path).output().unwrap().stdout;
+    String::from_utf8(output).unwrap()[..64].to_owned()
+}
+
 /// Commands that are shell scripts: here the shell is just a program to run.
 pub(crate) fn scripts(scripts: &[&str]) -> RunPlan {
     RunPlan {

@@ -47,6 +47,15 @@ impl Api {
         (response.status(), response.json().await.expect("JSON"))
     }
 
+    /// `POST /v1/uploads`.
+    pub(in crate::cluster) async fn upload(&self, archive: Vec<u8>) -> Value {
+        let request = self.request(Method::POST, "/v1/uploads").body(archive);
+        let response = request.send().await.expect("an answer");
+        let (status, upload) = (response.status(), response.json().await.expect("JSON"));
+        assert_eq!(status, StatusCode::CREATED, "{upload}");
+        upload
+    }
+
     /// `PUT /v1/projects/default/secrets/{name}`.
     pub(in crate::cluster) async fn put_secret(&self, name: &str, kind: &str, data: &Value) {
         let path = format!("/v1/projects/default/secrets/{name}");

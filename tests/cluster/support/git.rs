@@ -60,6 +60,11 @@ impl Repository {
         self.tree.path()
     }
 
+    /// Runs git in the working tree, and returns what it says.
+    pub(in crate::cluster) fn git(&self, arguments: &[&str]) -> String {
+        git(self.tree.path(), arguments).trim().to_owned()
+    }
+
     /// Commits these files to the branch `main`. Returns the commit's id.
     pub(in crate::cluster) fn commit(&self, files: &[(&str, &str)]) -> String {
         for (path, content) in files {

@@ -36,7 +36,7 @@ const INHERITED: [&str; 16] = [
 
 /// Settings that win over every configuration file. They go through the environment, so that the git processes that
 /// git starts for submodules have them too.
-const SETTINGS: [(&str, &str); 12] = [
+const SETTINGS: [(&str, &str); 14] = [
     ("advice.detachedHead", "false"),
     ("core.fsmonitor", "false"),
     ("core.hooksPath", "/dev/null"),
@@ -49,6 +49,8 @@ const SETTINGS: [(&str, &str); 12] = [
     // A transfer below this rate for this long is given up.
     ("http.lowSpeedLimit", "100"),
     ("http.lowSpeedTime", "60"),
+    ("lfs.transfer.maxretries", "3"),
+    ("lfs.transfer.maxretrydelay", "2"),
     ("protocol.version", "2"),
     // In a pod the folder's owner is whoever made the volume.
     ("safe.directory", "*"),
