@@ -148,6 +148,7 @@ impl FileServer {
         let child = Command::new("python3")
             .args(["-m", "http.server", "--bind", host, port, "--directory"])
             .arg(folder)
+            .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .spawn()
             .expect("python3 runs");
