@@ -175,6 +175,7 @@ async fn objects(images: &Images, service: &str, builds: &str, adjust: impl FnOn
 
     let mut config = configuration();
     set(&mut config, "listen", "0.0.0.0:8080");
+    set(&mut config, "agent_url", format!("http://kiln.{service}.svc"));
     set(&mut config, "kubernetes.namespace", builds);
     set(&mut config, "kubernetes.agent_image", images.agent.as_str());
     set(&mut config, "log.filter", "info,kiln=debug,kiln::http=info");
