@@ -14,6 +14,7 @@ use std::{
 use futures::{FutureExt, future::join_all};
 use http::StatusCode;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -57,6 +58,7 @@ async fn kiln_runs_in_the_cluster_from_images_that_it_built_itself() {
             .await;
             let outcome = AssertUnwindSafe(async {
                 builds_reach_the_service_by_name(&deployment, &kiln.image("from-inside")).await;
+                uploads_and_secrets_reach_builds(&deployment).await;
                 no_build_is_lost(&deployment).await;
                 deployment.pods.wait_until_none(None, CLEARED).await;
             })
@@ -132,6 +134,29 @@ async fn builds_reach_the_service_by_name(deployment: &Deployment, image: &str) 
     assert_eq!(answer, json!({"database": {"ok": true}, "cluster": {"ok": true}}));
 }
 
+/// The agent fetches an upload from the Service by its name; the account may make a pod's Secret.
+async fn uploads_and_secrets_reach_builds(deployment: &Deployment) {
+    let api = &deployment.api;
+    let source = tempfile::tempdir().expect("a folder");
+    let dockerfile = "FROM busybox\nRUN --mount=type=secret,id=word sha256sum /run/secrets/word\n";
+    std::fs::write(source.path().join("Dockerfile"), dockerfile).expect("a file");
+    let tar = std::process::Command::new("tar")
+        .arg("-cC")
+        .arg(source.path())
+        .arg(".")
+        .output();
+    let upload = api.upload(tar.expect("tar runs").stdout).await;
+    api.put_secret("word", "build", &json!({"value": "kiln"})).await;
+    let request = json!({
+        "source": {"type": "upload", "id": upload}, "secrets": {"word": "word"}, "push": false,
+    });
+    let build = api.build(&request).await;
+    let log = api.logs(text(&build, "/id")).await;
+    assert_eq!(build["state"], "succeeded", "{build:#}\n{log}");
+    let sum = hex::encode(Sha256::digest("kiln"));
+    assert!(log.contains(&sum), "no {sum} in {log}");
+}
+
 /// Prints lines until a Service of this name is there, which it asks DNS for.
 fn until_told(name: &str) -> String {
     let name = format!("{name}.svc.cluster.local");
@@ -194,7 +219,7 @@ async fn no_build_is_lost(deployment: &Deployment) {
         // Every replica that was there when it began is gone.
         assert!(connections > 1, "{connections} connections");
     }
-    assert_eq!(deployment.pods.all().len(), BUILDS + 1);
+    assert_eq!(deployment.pods.all().len(), BUILDS + 2);
 }
 
 /// Waits until these pods don't exist any more. Returns those that do.

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use kube::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -71,14 +72,19 @@ impl Deployment {
         deployment
             .kubectl(&["create", "secret", "generic", "kiln-database", &secret, &password])
             .await;
+        let key = format!("--from-literal=keys={}", BASE64_STANDARD.encode([7; 32]));
+        deployment
+            .kubectl(&["create", "secret", "generic", "kiln-secrets-key", &key])
+            .await;
         apply(&rest).await;
         deployment.rolled_out().await;
 
         let address = deployment
             .kubectl(&["get", "service", "kiln", "-o", "jsonpath={.spec.clusterIP}"])
             .await;
+        let create = ["/kiln", "token", "create", "--scope", "project:admin"];
         let token = deployment
-            .kubectl(&["exec", "deploy/kiln", "-c", "kiln", "--", "/kiln", "token", "create"])
+            .kubectl(&[["exec", "deploy/kiln", "-c", "kiln", "--"].as_slice(), &create].concat())
             .await;
         deployment.api = Api::new(&address, token.trim());
         deployment.url = format!("http://{address}");
@@ -174,6 +180,8 @@ async fn objects(images: &Images, service: &str, builds: &str, adjust: impl FnOn
     fs::create_dir(&overlay).expect("a folder");
 
     let mut config = configuration();
+    // These the manifests set.
+    config.retain(|key, _| !["agent_url", "secrets"].contains(&key));
     set(&mut config, "listen", "0.0.0.0:8080");
     set(&mut config, "agent_url", format!("http://kiln.{service}.svc"));
     set(&mut config, "kubernetes.namespace", builds);
