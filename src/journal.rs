@@ -5,6 +5,7 @@
 
 mod changes;
 mod heads;
+pub mod metrics;
 pub mod reader;
 pub mod signals;
 pub mod writer;

@@ -21,6 +21,7 @@ pub mod tickets;
 pub mod tokens;
 pub mod transitions;
 pub mod uploads;
+pub mod waiting;
 
 use sqlx::{
     Connection as _, PgPool,

@@ -10,6 +10,7 @@ mod api {
         mod list;
         mod logs;
         mod plans;
+        mod queue;
         mod retry;
     }
     mod errors;

@@ -94,7 +94,9 @@ impl Service {
     /// Prepares a process; nothing is served yet.
     pub fn new(config: Config, pool: PgPool, keyring: Keyring, shutdown: CancellationToken) -> Self {
         let (signals, exchange) = Signals::new(pool.clone());
-        let (writer, flusher) = Writer::new(pool.clone(), signals.clone());
+        let mut metrics = Registry::default();
+        let journal = crate::journal::metrics::Metrics::register(&mut metrics);
+        let (writer, flusher) = Writer::with_metrics(pool.clone(), signals.clone(), journal);
         let last = CancellationToken::new();
         let access = ServiceAccess {
             url: Arc::new(config.agent_url.clone().map(OnceLock::from).unwrap_or_default()),
@@ -108,7 +110,7 @@ impl Service {
             pool,
             keyring,
             clock: Arc::new(SystemClock),
-            metrics: Registry::default(),
+            metrics,
             signals,
             writer,
             access,
@@ -174,6 +176,7 @@ impl Service {
             },
             metrics,
             registry: Arc::new(std::mem::take(&mut self.metrics)),
+            max_live_builds: self.config.engine.max_live_builds,
             cors: self.config.cors.clone(),
             external_url: self.config.external_url.clone(),
             streams: http::StreamTiming::default(),

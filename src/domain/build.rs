@@ -1,5 +1,7 @@
 //! Builds and their attempts, as they are stored and shown.
 
+use std::str::FromStr;
+
 use chrono::{DateTime, Utc};
 
 use super::{
@@ -58,6 +60,55 @@ pub struct Attempt {
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
 }
+
+/// What keeps an attempt from running, in the cluster's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// What it is.
+    pub kind: PendingKind,
+    /// What the scheduler or the kubelet says.
+    pub message: String,
+}
+
+/// Kinds of things that keep an attempt from running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PendingKind {
+    /// No node takes it.
+    Unscheduled,
+    /// An image can't be pulled.
+    ImagePull,
+    /// Its containers can't be made.
+    Starting,
+}
+
+impl PendingKind {
+    const ALL: [Self; 3] = [Self::Unscheduled, Self::ImagePull, Self::Starting];
+
+    /// The kind as it stands in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unscheduled => "unscheduled",
+            Self::ImagePull => "image_pull",
+            Self::Starting => "starting",
+        }
+    }
+}
+
+impl FromStr for PendingKind {
+    type Err = UnknownPendingKind;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or(UnknownPendingKind)
+    }
+}
+
+/// The text names nothing that an attempt waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a reason to wait")]
+pub struct UnknownPendingKind;
 
 /// All that a runner needs to know to carry out an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -82,6 +82,9 @@ async fn claim<R: Runner>(context: &Arc<Context<R>>, session: &Session) -> Resul
     let full = u32::try_from(claimed.len()) == Ok(config.claim_batch);
     for build in claimed {
         context.metrics.claimed.inc();
+        if let Some(since) = build.available_since {
+            context.metrics.stage("queue", now - since);
+        }
         context.signals.status(build.lease.attempt.build, build.head);
         session.drive(context, build, false);
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::{
     launch::Launch,
@@ -20,6 +21,7 @@ use self::{
 use super::{Context, config::seconds, log_pump::LogPump};
 use crate::{
     domain::{
+        build::Pending,
         event::StepName,
         failure::{Failure, FailureCode},
         spec::{CommitId, Digest},
@@ -62,10 +64,14 @@ pub(super) struct Driver<'a, R: Runner> {
     facts: AttemptFacts,
     /// Set once the attempt was told to stop: what its end then means.
     stopping: Option<Stopping>,
+    /// Since when the attempt is at the stage where it is, for metrics.
+    stage_since: DateTime<Utc>,
     /// Since when this driver has the attempt in hand.
     waiting_since: DateTime<Utc>,
     /// Since when an image of the pod can't be pulled.
     pulling_since: Option<DateTime<Utc>>,
+    /// What keeps the attempt from running, as it is stored; `None` while that isn't known.
+    pending: Option<Option<Pending>>,
 }
 
 impl<'a, R: Runner> Driver<'a, R> {
@@ -80,6 +86,10 @@ impl<'a, R: Runner> Driver<'a, R> {
             context,
             controls,
             lease: claimed.lease,
+            stage_since: match &claimed.state {
+                BuildState::Running { started_at, .. } => *started_at,
+                _ => claimed.attempt_created_at,
+            },
             state: claimed.state.clone(),
             claimed,
             adopted,
@@ -87,6 +97,7 @@ impl<'a, R: Runner> Driver<'a, R> {
             stopping: None,
             waiting_since: context.clock.now(),
             pulling_since: None,
+            pending: (!adopted).then_some(None),
         }
     }
 
@@ -125,7 +136,7 @@ impl<'a, R: Runner> Driver<'a, R> {
         let context = std::sync::Arc::clone(self.context);
         let lease = self.lease;
         let cursor = self.claimed.cursor.clone();
-        Pump(Some(tokio::spawn(async move {
+        let copy = async move {
             LogPump {
                 context: &context,
                 lease,
@@ -135,7 +146,8 @@ impl<'a, R: Runner> Driver<'a, R> {
             }
             .run()
             .await
-        })))
+        };
+        Pump(Some(tokio::spawn(copy.in_current_span())))
     }
 
     /// Watches the attempt until it has ended or is given up on.
@@ -143,6 +155,7 @@ impl<'a, R: Runner> Driver<'a, R> {
         loop {
             let observation = observed.borrow_and_update().clone();
             self.note(&observation);
+            self.record_pending(&observation).await;
             match &observation {
                 Observation::Unseen | Observation::Pending { .. } => {}
                 Observation::Running { .. } => self.enter_running(&observation).await?,
@@ -274,8 +287,12 @@ impl<'a, R: Runner> Driver<'a, R> {
             hurry.cancel();
             std::future::pending::<()>().await;
         };
+        let begun = self.now();
         tokio::select! {
-            ended = pump.ended() => ended,
+            ended = pump.ended() => {
+                self.context.metrics.stage("log_drain", self.now() - begun);
+                ended
+            }
             () = hurry_up => Err(Stopped::GiveUp),
             () = self.controls.stop.cancelled() => Err(Stopped::GiveUp),
         }
@@ -318,7 +335,10 @@ impl<'a, R: Runner> Driver<'a, R> {
             ));
         };
         let (images, credentials) = (&assignment.spec.images, &assignment.credentials);
-        self.context.verifier.verify(images, &digest, credentials).await?;
+        let begun = self.now();
+        let verified = self.context.verifier.verify(images, &digest, credentials).await;
+        self.context.metrics.stage("verify", self.now() - begun);
+        verified?;
         Ok(Some(digest))
     }
 

@@ -11,7 +11,7 @@ use kiln_agent::wire::{
     step::StepRecord,
 };
 
-use super::Context;
+use super::{Context, metrics::GapLabels};
 use crate::{
     domain::event::{Event, Gap, Log, LogStream, Step, StepName, StepPhase},
     journal::AppendError,
@@ -96,6 +96,9 @@ impl<R: Runner> LogPump<'_, R> {
                 lines.take(&chunk);
             }
             let (events, cursor) = lines.finish();
+            for _ in events.iter().filter(|event| matches!(event, Event::Gap(_))) {
+                self.count_gap("within");
+            }
             if !events.is_empty() {
                 self.append(step, cursor, &events).await?;
             }
@@ -106,6 +109,10 @@ impl<R: Runner> LogPump<'_, R> {
             .unwrap_or_else(|_| LogEnd::Lost("reading the log broke off".to_owned())))
     }
 
+    fn count_gap(&self, place: &'static str) {
+        self.context.metrics.log_gaps.get_or_create(&GapLabels { place }).inc();
+    }
+
     /// Writes what is missing, if anything, and the step's end.
     async fn close(&mut self, step: StepName, log: LogEnd) -> Result<(), AppendError> {
         let end = self.wait_for_end(step).await;
@@ -113,7 +120,7 @@ impl<R: Runner> LogPump<'_, R> {
         let mut cursor = self.step_cursor(step);
         let mut events = Vec::new();
         if let Some(gap) = missing(cursor.line, end.as_ref(), &log) {
-            self.context.metrics.log_gaps.inc();
+            self.count_gap("end");
             if let Some(lines) = gap.lines {
                 cursor.line += lines;
             }

@@ -1,5 +1,6 @@
 //! What the engine counts. Labels are bounded by enums.
 
+use chrono::TimeDelta;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -19,6 +20,24 @@ pub struct EndLabels {
     pub code: &'static str,
 }
 
+/// What is missing of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GapLabels {
+    /// `end`, or `within`: lines between others.
+    pub place: &'static str,
+}
+
+/// A part of a build's way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StageLabels {
+    /// `queue`, `start`, `run`, `log_drain` or `verify`.
+    pub stage: &'static str,
+}
+
+fn stage_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.01, 2.5, 14))
+}
+
 /// The engine's counters and timers.
 #[derive(Clone)]
 pub struct Metrics {
@@ -32,8 +51,12 @@ pub struct Metrics {
     pub taken_over: Counter,
     /// Attempts found running when they were to be launched.
     pub adopted: Counter,
-    /// Gaps written because the end of a log was missing.
-    pub log_gaps: Counter,
+    /// Gaps written, by what is missing.
+    pub log_gaps: Family<GapLabels, Counter>,
+    /// Seconds that builds spent at each stage.
+    pub stage_seconds: Family<StageLabels, Histogram, fn() -> Histogram>,
+    /// Sweeps that could not look for remains or could not remove them.
+    pub sweep_failures: Counter,
     /// Remains of ended attempts that a sweep removed.
     pub swept: Counter,
     /// Uploads deleted because their time was over.
@@ -43,6 +66,15 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Counts the time that a build spent at a stage.
+    pub(super) fn stage(&self, stage: &'static str, spent: TimeDelta) {
+        // Two clocks may be a little apart.
+        let seconds = spent.to_std().unwrap_or_default().as_secs_f64();
+        self.stage_seconds
+            .get_or_create(&StageLabels { stage })
+            .observe(seconds);
+    }
+
     /// Makes the metrics and registers them.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
@@ -51,7 +83,9 @@ impl Metrics {
             claimed: Counter::default(),
             taken_over: Counter::default(),
             adopted: Counter::default(),
-            log_gaps: Counter::default(),
+            log_gaps: Family::default(),
+            stage_seconds: Family::new_with_constructor(stage_histogram),
+            sweep_failures: Counter::default(),
             swept: Counter::default(),
             uploads_expired: Counter::default(),
             launch_seconds: Histogram::new(exponential_buckets(0.002, 2.0, 14)),
@@ -83,8 +117,18 @@ impl Metrics {
         );
         registry.register(
             "kiln_log_gaps",
-            "Gaps written because the end of a step's log was missing",
+            "Gaps written because a part of a step's log was missing",
             metrics.log_gaps.clone(),
+        );
+        registry.register(
+            "kiln_stage_seconds",
+            "Time that builds spent at each stage",
+            metrics.stage_seconds.clone(),
+        );
+        registry.register(
+            "kiln_sweep_failures",
+            "Sweeps that could not look for remains or could not remove them",
+            metrics.sweep_failures.clone(),
         );
         registry.register(
             "kiln_swept",

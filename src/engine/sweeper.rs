@@ -45,6 +45,7 @@ async fn sweep<R: Runner>(context: &Context<R>) {
     let attempts = match context.runner.list().await {
         Ok(attempts) => attempts,
         Err(error) => {
+            context.metrics.sweep_failures.inc();
             tracing::warn!(error = ?error, "what is left of attempts can't be listed");
             return;
         }
@@ -55,6 +56,7 @@ async fn sweep<R: Runner>(context: &Context<R>) {
     let dead = match store::leases::not_live(&context.pool, &attempts).await {
         Ok(dead) => dead,
         Err(error) => {
+            context.metrics.sweep_failures.inc();
             tracing::warn!(error = %error, "the sweep can't ask which attempts are over");
             return;
         }
@@ -65,7 +67,10 @@ async fn sweep<R: Runner>(context: &Context<R>) {
                 context.metrics.swept.inc();
                 tracing::info!(build.id = %attempt.build, attempt = attempt.number, "removed what was left of an attempt");
             }
-            Err(error) => tracing::warn!(build.id = %attempt.build, error = ?error, "remains could not be removed"),
+            Err(error) => {
+                context.metrics.sweep_failures.inc();
+                tracing::warn!(build.id = %attempt.build, error = ?error, "remains could not be removed");
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 use super::{
     Context,
@@ -21,9 +22,12 @@ use super::{
 };
 use crate::{
     domain::id::{BuildId, ReplicaId},
-    runner::Runner,
+    runner::{Readiness, Runner},
     store::{self, queue::Claimed},
 };
+
+/// Pause before the worker's readiness is stored again, after the database failed.
+const READINESS_RETRY: Duration = Duration::from_secs(2);
 
 /// Runs a worker until `shutdown`, then drains: no new builds, drivers stop where another worker can go on.
 pub async fn run<R: Runner>(context: Arc<Context<R>>, name: String, shutdown: CancellationToken) {
@@ -96,7 +100,9 @@ impl Session {
             let driven = {
                 let context = Arc::clone(&context);
                 // A task of its own, so that a panic ends this attempt's driver and nothing else.
-                tokio::spawn(async move { Driver::new(&context, claimed, adopted, controls).run().await })
+                let span = tracing::info_span!("attempt", build.id = %build, attempt = lease.attempt.number);
+                let drive = async move { Driver::new(&context, claimed, adopted, controls).run().await };
+                tokio::spawn(drive.instrument(span))
             };
             let outcome = driven.await.unwrap_or_else(|error| {
                 tracing::error!(build.id = %build, error = %error, "the build's driver broke");
@@ -128,6 +134,7 @@ impl Session {
         tokio::join!(
             watch_end,
             self.renew(context, &ending, &lost),
+            self.tell_readiness(context, &ending),
             self.hear_cancels(context, &ending),
             dispatcher::run(context, self, &ending),
             sweeper::run(context, &ending),
@@ -141,6 +148,28 @@ impl Session {
         // Other workers find what it had at their next look, within a second or so.
         if let Err(error) = store::leases::unregister(&context.pool, self.replica()).await {
             tracing::warn!(error = ?error, "the worker could not unregister; its builds are taken over when its lease ends");
+        }
+    }
+
+    /// Stores whether this worker can launch anything, for whoever asks why a build waits.
+    async fn tell_readiness<R: Runner>(&self, context: &Context<R>, ending: &CancellationToken) {
+        let mut readiness = context.runner.readiness();
+        loop {
+            let not_ready = match &*readiness.borrow_and_update() {
+                Readiness::Ready => None,
+                Readiness::NotReady(reason) => Some(reason.clone()),
+            };
+            let stored = store::waiting::set_readiness(&context.pool, self.replica(), not_ready.as_deref()).await;
+            if let Err(error) = &stored {
+                tracing::debug!(error = %error, "whether the worker can launch could not be stored");
+            }
+            tokio::select! {
+                () = ending.cancelled() => return,
+                () = tokio::time::sleep(READINESS_RETRY), if stored.is_err() => {}
+                changed = readiness.changed() => if changed.is_err() {
+                    return;
+                },
+            }
         }
     }
 

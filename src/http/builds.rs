@@ -7,5 +7,6 @@ pub(super) mod events;
 pub(super) mod get;
 pub(super) mod list;
 pub(super) mod logs;
+pub(super) mod queue;
 pub(super) mod retry;
 mod view;

@@ -1,6 +1,9 @@
 //! Counters of the API. Labels are bounded: the path is the route's pattern, an unknown method is `other`.
 
-use std::{sync::atomic::AtomicI64, time::Instant};
+use std::{
+    sync::atomic::{AtomicI64, AtomicU64},
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -13,6 +16,12 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use sqlx::PgPool;
+
+use crate::{domain::state::StateName, store};
+
+/// The database has this long to answer whoever asks for the metrics.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The API's own metrics. Cheap to clone.
 #[derive(Clone)]
@@ -22,6 +31,13 @@ pub struct Metrics {
     problems: Family<ProblemLabels, Counter>,
     streams: Gauge<i64, AtomicI64>,
     uploaded: Counter,
+    /// Of the whole installation, read from the rows when the metrics are asked for.
+    builds: Family<StateLabels, Gauge>,
+    orphaned: Gauge,
+    queue_age: Gauge<f64, AtomicU64>,
+    workers: Family<StateLabels, Gauge>,
+    database_up: Gauge,
+    connections: Family<StateLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,6 +51,11 @@ struct RequestLabels {
 struct RouteLabels {
     method: &'static str,
     path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,7 +78,43 @@ impl Metrics {
             problems: Family::default(),
             streams: Gauge::default(),
             uploaded: Counter::default(),
+            builds: Family::default(),
+            orphaned: Gauge::default(),
+            queue_age: Gauge::default(),
+            workers: Family::default(),
+            database_up: Gauge::default(),
+            connections: Family::default(),
         };
+        registry.register(
+            "kiln_builds",
+            "Builds that are not over, in the whole installation",
+            metrics.builds.clone(),
+        );
+        registry.register(
+            "kiln_builds_orphaned",
+            "Live builds that no worker has in hand, in the whole installation",
+            metrics.orphaned.clone(),
+        );
+        registry.register(
+            "kiln_queue_oldest_seconds",
+            "How long the build has waited that could have been claimed first",
+            metrics.queue_age.clone(),
+        );
+        registry.register(
+            "kiln_workers",
+            "Workers that are alive, in the whole installation",
+            metrics.workers.clone(),
+        );
+        registry.register(
+            "kiln_database_up",
+            "Whether the database answered when the metrics were asked for",
+            metrics.database_up.clone(),
+        );
+        registry.register(
+            "kiln_database_connections",
+            "Connections of this process to the database",
+            metrics.connections.clone(),
+        );
         registry.register(
             "kiln_http_requests",
             "Requests answered, by route",
@@ -85,6 +142,39 @@ impl Metrics {
             metrics.uploaded.clone(),
         );
         metrics
+    }
+
+    /// Reads the gauges of the installation. Without the database they keep their values, and `kiln_database_up` says so.
+    pub(super) async fn read_installation(&self, pool: &PgPool) {
+        let idle = pool.num_idle();
+        let open = usize::try_from(pool.size()).unwrap_or(usize::MAX);
+        let set = |family: &Family<StateLabels, Gauge>, state, count: i64| {
+            family.get_or_create(&StateLabels { state }).set(count);
+        };
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        set(&self.connections, "idle", count(idle));
+        set(&self.connections, "in_use", count(open.saturating_sub(idle)));
+        let totals = tokio::time::timeout(READ_TIMEOUT, store::waiting::totals(pool)).await;
+        let Ok(Ok(totals)) = totals else {
+            self.database_up.set(0);
+            return;
+        };
+        self.database_up.set(1);
+        for (state, count) in [
+            (StateName::Queued, totals.queued),
+            (StateName::Starting, totals.starting),
+            (StateName::Running, totals.running),
+            (StateName::Cancelling, totals.cancelling),
+        ] {
+            set(&self.builds, state.as_str(), count);
+        }
+        self.orphaned.set(totals.orphaned);
+        let age = totals.oldest_available.map_or(0.0, |since| {
+            (totals.now - since).to_std().unwrap_or_default().as_secs_f64()
+        });
+        self.queue_age.set(age);
+        set(&self.workers, "ready", totals.ready_workers);
+        set(&self.workers, "not_ready", totals.blocked_workers);
     }
 
     pub(super) fn problem(&self, code: &'static str) {

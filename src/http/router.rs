@@ -85,6 +85,7 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(builds::get::get))
         .routes(routes!(builds::cancel::cancel))
         .routes(routes!(builds::retry::retry))
+        .routes(routes!(builds::queue::queue))
         .routes(routes!(builds::events::events))
         .routes(routes!(builds::logs::logs))
         .routes(routes!(events::events))

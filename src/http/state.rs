@@ -40,6 +40,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Every metric of the process, for `/metrics`.
     pub registry: Arc<Registry>,
+    /// Builds that may run at the same time in the whole installation.
+    pub max_live_builds: u32,
     /// Which web pages may call.
     pub cors: Cors,
     /// Stands before the paths in links; without it links are paths.

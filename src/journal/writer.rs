@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use prometheus_client::metrics::gauge::Gauge;
 use sqlx::PgPool;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -9,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Signals;
+use super::{Signals, metrics::Metrics};
 use crate::{
     domain::event::Event,
     store::{
@@ -42,19 +43,28 @@ struct Request {
 
 /// Appends log entries. Cheap to clone.
 #[derive(Clone)]
-pub struct Writer(mpsc::Sender<Request>);
+pub struct Writer {
+    sender: mpsc::Sender<Request>,
+    metrics: Metrics,
+}
 
 impl Writer {
     /// A writer and its task.
     pub fn new(pool: PgPool, signals: Signals) -> (Self, Flusher) {
+        Self::with_metrics(pool, signals, Metrics::default())
+    }
+
+    /// A writer and its task, which counts what it does.
+    pub fn with_metrics(pool: PgPool, signals: Signals, metrics: Metrics) -> (Self, Flusher) {
         let (sender, requests) = mpsc::channel(1024);
         let flusher = Flusher {
             pool,
             signals,
             requests,
             held: None,
+            metrics: metrics.clone(),
         };
-        (Self(sender), flusher)
+        (Self { sender, metrics }, flusher)
     }
 
     /// Appends entries and moves the cursor, both or neither, and returns once they are durable. At most one call a
@@ -73,11 +83,22 @@ impl Writer {
             packed: pack(events),
         };
         let (done, outcome) = oneshot::channel();
-        self.0
+        self.metrics.waiting.inc();
+        let _waiting = Waiting(&self.metrics.waiting);
+        self.sender
             .send(Request { append, done })
             .await
             .map_err(|_| AppendError::Failed)?;
         outcome.await.unwrap_or(Err(AppendError::Failed))
+    }
+}
+
+/// An append that is counted as waiting for as long as this lives.
+struct Waiting<'a>(&'a Gauge);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -88,6 +109,7 @@ pub struct Flusher {
     requests: mpsc::Receiver<Request>,
     /// Taken from the channel but left for the next flush.
     held: Option<Request>,
+    metrics: Metrics,
 }
 
 impl Flusher {
@@ -108,7 +130,9 @@ impl Flusher {
             let Some(first) = next else { return };
             let batch = self.gather(first, next_flush).await;
             next_flush = Instant::now() + INTERVAL;
+            let begun = Instant::now();
             self.flush(batch, &give_up).await;
+            self.metrics.flush_seconds.observe(begun.elapsed().as_secs_f64());
         }
     }
 
@@ -152,6 +176,8 @@ impl Flusher {
         };
         for ((append, done), outcome) in appends.iter().zip(waiting).zip(outcomes) {
             if let Ok(head) = outcome {
+                self.metrics.entries.inc_by(append.packed.count.unsigned_abs());
+                self.metrics.bytes.inc_by(append.packed.body.len() as u64);
                 self.signals.head(append.lease.attempt.build, head);
             }
             // The sender may have stopped waiting.
@@ -177,9 +203,11 @@ impl Flusher {
                         .collect());
                 }
                 Err(store::Error::Unavailable(error)) => {
+                    self.metrics.failures.inc();
                     tracing::warn!(error = %error, builds = appends.len(), "log entries wait for the database");
                 }
                 Err(error) => {
+                    self.metrics.failures.inc();
                     tracing::error!(error = ?error, builds = appends.len(), "log entries were refused by the database");
                     return Err(AppendError::Failed);
                 }

@@ -24,6 +24,10 @@ pub struct Claimed {
     pub state: BuildState,
     /// How far its log is in the journal.
     pub cursor: LogCursor,
+    /// When the attempt was claimed first.
+    pub attempt_created_at: DateTime<Utc>,
+    /// Since when it could have been claimed; absent for a build that was taken over.
+    pub available_since: Option<DateTime<Utc>>,
     /// The journal's head after the claim.
     pub head: i64,
 }
@@ -39,6 +43,8 @@ struct ClaimedRow {
     started_at: Option<DateTime<Utc>>,
     journal_head: i64,
     log_cursor: Value,
+    attempt_created_at: DateTime<Utc>,
+    available_since: Option<DateTime<Utc>>,
 }
 
 impl ClaimedRow {
@@ -84,6 +90,8 @@ impl ClaimedRow {
             },
             state,
             cursor: place.json("log_cursor", self.log_cursor)?,
+            attempt_created_at: self.attempt_created_at,
+            available_since: self.available_since,
             head: self.journal_head,
         })
     }
@@ -116,7 +124,7 @@ pub async fn claim(
                 SELECT count(*) FROM builds WHERE state IN ('starting', 'running', 'cancelling')
             ))) AS n
         ), next AS (
-            SELECT id FROM builds
+            SELECT id, available_at FROM builds
             WHERE state = 'queued' AND available_at <= now()
             ORDER BY priority DESC, id
             LIMIT (SELECT n FROM room)
@@ -139,7 +147,8 @@ pub async fn claim(
             FROM build
         )
         SELECT id, project, state, spec, attempts, epoch, commit, started_at, journal_head,
-               '{}'::jsonb AS "log_cursor!"
+               '{}'::jsonb AS "log_cursor!", $5 AS "attempt_created_at!",
+               (SELECT next.available_at FROM next WHERE next.id = build.id) AS available_since
         FROM build
         ORDER BY priority DESC, id
         "#,
@@ -173,7 +182,8 @@ pub async fn take_over(pool: &PgPool, owner: ReplicaId, batch: u32) -> Result<Ve
             RETURNING b.*
         )
         SELECT b.id, b.project, b.state, b.spec, b.attempts, b.epoch, b.commit, b.started_at, b.journal_head,
-               a.log_cursor
+               a.log_cursor, a.created_at AS attempt_created_at,
+               NULL::timestamptz AS available_since
         FROM build b JOIN attempts a ON a.build_id = b.id AND a.number = b.attempts
         "#,
         owner.0,

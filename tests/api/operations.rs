@@ -79,6 +79,9 @@ async fn metrics_count_requests_by_route(pool: PgPool) {
             .await
             .problem(404, "build_not_found");
     }
+    let writer = app.caller(Scope::BuildsWrite).await;
+    writer.create().await;
+    writer.create().await;
     Answer::of(caller.get("/somewhere/else"))
         .await
         .problem(404, "not_found");
@@ -93,6 +96,11 @@ async fn metrics_count_requests_by_route(pool: PgPool) {
         r#"kiln_http_requests_total{method="GET",path="unmatched",status="404"} 1"#,
         r#"kiln_http_request_duration_seconds_count{method="GET",path="/v1/builds/{id}"} 2"#,
         r#"kiln_http_problems_total{code="build_not_found"} 2"#,
+        r#"kiln_builds{state="queued"} 2"#,
+        r#"kiln_builds{state="running"} 0"#,
+        r#"kiln_workers{state="ready"} 0"#,
+        "kiln_builds_orphaned 0",
+        "kiln_database_up 1",
         "kiln_http_streams 0",
         "# EOF",
     ] {

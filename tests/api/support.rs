@@ -70,6 +70,7 @@ impl TestApp {
             health: Health { cluster: Some(health) },
             metrics: Metrics::register(&mut registry),
             registry: Arc::new(registry),
+            max_live_builds: 1,
             cors: Cors::default(),
             external_url: None,
             streams: StreamTiming::default(),

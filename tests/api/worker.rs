@@ -52,6 +52,11 @@ impl Hand {
         }
     }
 
+    /// The right to write for it.
+    pub(super) const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     async fn advance(&mut self, to: BuildState, facts: AttemptFacts) {
         let head = apply(&self.pool, &self.lease, self.state.name(), &to, &facts, Utc::now())
             .await
@@ -135,10 +140,19 @@ impl Hand {
     }
 
     /// The attempt fails; whether the build does depends on the code.
-    pub(super) async fn fail(mut self, code: FailureCode) {
+    pub(super) async fn fail(self, code: FailureCode) {
+        self.fail_with(code, chrono::TimeDelta::zero()).await;
+    }
+
+    /// The attempt fails, and the next one comes in an hour.
+    pub(super) async fn fail_later(self, code: FailureCode) {
+        self.fail_with(code, chrono::TimeDelta::hours(1)).await;
+    }
+
+    async fn fail_with(mut self, code: FailureCode, backoff: chrono::TimeDelta) {
         let policy = RetryPolicy {
             max_attempts: 2,
-            backoff: chrono::TimeDelta::zero(),
+            backoff,
         };
         let failure = Failure::new(code, "it broke");
         let to = self

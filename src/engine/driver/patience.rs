@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     domain::{
+        build::{Pending, PendingKind},
         failure::{Failure, FailureCode},
         state::BuildState,
     },
@@ -103,6 +104,25 @@ pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<
     };
     let at = situation.waiting_since + limit(seconds);
     (at, Overdue::Remove(Failure::new(code, message)))
+}
+
+/// What keeps the attempt from running, where the cluster has said so.
+pub(super) fn pending(observation: &Observation) -> Option<Pending> {
+    let (Observation::Pending { reason, .. }
+    | Observation::Running {
+        waiting: Some(reason), ..
+    }) = observation
+    else {
+        return None;
+    };
+    let (kind, words) = match reason {
+        PendingReason::Unscheduled(words) => (PendingKind::Unscheduled, words.as_deref()?),
+        PendingReason::ImagePull(words) => (PendingKind::ImagePull, words.as_str()),
+        PendingReason::Starting(words) => (PendingKind::Starting, words.as_deref()?),
+    };
+    // Cut and cleaned like every text for people.
+    let message = Failure::new(FailureCode::Internal, words).message;
+    Some(Pending { kind, message })
 }
 
 /// The kubelet's words, when an image can't be pulled.

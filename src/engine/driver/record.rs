@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Driver, Stopped};
+use super::{Driver, Stopped, patience};
 use crate::{
     domain::{
         failure::Failure,
         state::{BuildState, IllegalTransition},
     },
     engine::metrics::EndLabels,
-    runner::Runner,
+    runner::{Observation, Runner},
     store::{self, transitions},
 };
 
@@ -57,6 +57,19 @@ impl<R: Runner> Driver<'_, R> {
         }
     }
 
+    /// Stores what keeps the attempt from running, when that has changed. Attempts that just run store nothing.
+    pub(super) async fn record_pending(&mut self, observation: &Observation) {
+        let pending = patience::pending(observation);
+        if self.pending.as_ref() == Some(&pending) {
+            return;
+        }
+        match store::waiting::set_pending(&self.context.pool, &self.lease, pending.as_ref()).await {
+            Ok(()) => self.pending = Some(pending),
+            // Only words for people; the next observation brings them anew.
+            Err(error) => tracing::debug!(error = %error, "what the attempt waits for could not be stored"),
+        }
+    }
+
     fn entered(&mut self, to: BuildState, head: i64) {
         let build = self.lease.attempt.build;
         let code = match &to {
@@ -77,6 +90,16 @@ impl<R: Runner> Driver<'_, R> {
         }
         if to.name().is_terminal() || matches!(to, BuildState::Queued { .. }) {
             self.context.metrics.attempts_finished.get_or_create(&labels).inc();
+        }
+        let stage = match (&self.state, &to) {
+            (BuildState::Starting { .. }, BuildState::Running { .. }) => Some("start"),
+            (BuildState::Running { .. }, _) if !matches!(to, BuildState::Cancelling { .. }) => Some("run"),
+            _ => None,
+        };
+        if let Some(stage) = stage {
+            let now = self.now();
+            let since = std::mem::replace(&mut self.stage_since, now);
+            self.context.metrics.stage(stage, now - since);
         }
         self.context.signals.status(build, head);
         self.state = to;

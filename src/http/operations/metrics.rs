@@ -17,6 +17,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 pub(in crate::http) async fn metrics(
     State(app): State<App>,
 ) -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
+    app.metrics.read_installation(&app.pool).await;
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &app.registry)?;
     Ok(([(header::CONTENT_TYPE, OPENMETRICS)], text))

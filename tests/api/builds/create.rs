@@ -29,7 +29,7 @@ async fn a_build_is_accepted_and_queued(pool: PgPool) {
                 "labels": {}, "images": ["registry.example/team/app:1"], "push": true, "builder": "buildkit",
                 "registry_credentials": [], "secrets": {}, "ssh": null,
                 "resources": {"cpu": "2", "memory": "4Gi", "disk": "20Gi"}, "timeout_seconds": 3600, "priority": 0,
-                "annotations": {},
+                "annotations": {}, "registry_credentials": [], "secrets": {}, "ssh": null,
             },
             "commit": null, "digest": null, "images": ["registry.example/team/app:1"], "attempts": [],
             "retry_of": null, "retried_by": null,
