@@ -24,6 +24,7 @@ mod stream;
 mod stream_tickets;
 mod strict;
 pub mod token;
+mod trace;
 mod uploads;
 
 pub use self::{

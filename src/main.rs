@@ -45,8 +45,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         return Ok(());
     }
     let config = Config::load(&cli.overrides)?;
-    telemetry::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Dropped before the runtime, which sends what is left of the traces.
+    let _traces = telemetry::init(&config.log, &config.telemetry, runtime.handle())?;
     runtime.block_on(async {
         match cli.command {
             Command::Serve(flags) => commands::serve(config, &flags).await?,

@@ -13,6 +13,7 @@ mod cli {
     #[expect(dead_code, reason = "the tests of the API use more of it")]
     #[path = "../api/support.rs"]
     mod service;
+    #[expect(dead_code, reason = "the tests of the API use more of it")]
     #[path = "../api/worker.rs"]
     mod worker;
 }

@@ -49,6 +49,8 @@ pub struct Config {
     pub uploads: UploadConfig,
     /// Limits and timers of the engine.
     pub engine: engine::Config,
+    /// Where traces go.
+    pub telemetry: Telemetry,
     /// What is written to standard error.
     pub log: Log,
 }
@@ -69,6 +71,7 @@ impl Default for Config {
             cors: Cors::default(),
             uploads: UploadConfig::default(),
             engine: engine::Config::default(),
+            telemetry: Telemetry::default(),
             log: Log::default(),
         }
     }
@@ -113,6 +116,14 @@ pub enum RunnerKind {
     Kubernetes,
     /// As processes of this host. For trying Kiln, and for its tests.
     Local,
+}
+
+/// Where traces go.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// A collector that takes OTLP over HTTP, such as `http://collector.example:4318`; without one nothing is traced.
+    pub otlp_endpoint: Option<Url>,
 }
 
 /// What is written to standard error.
@@ -270,6 +281,11 @@ impl Config {
         }
         if self.uploads.max_bytes.0 == 0 || self.uploads.keep_seconds == 0 || self.uploads.max_entries == 0 {
             return invalid("`[uploads]`: limits must be at least 1".to_owned());
+        }
+        if let Some(url) = &self.telemetry.otlp_endpoint
+            && !matches!(url.scheme(), "http" | "https")
+        {
+            return invalid("`telemetry.otlp_endpoint` must begin with http:// or https://".to_owned());
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What operators and tools ask for.
 
+pub(super) mod docs;
 pub(super) mod healthz;
 pub(super) mod metrics;
 pub(super) mod openapi;

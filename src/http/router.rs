@@ -30,7 +30,7 @@ use super::{
     events, metrics, operations, problem, projects,
     request_id::{self, RequestId},
     state::App,
-    stream_tickets, strict, uploads,
+    stream_tickets, strict, trace, uploads,
 };
 use crate::domain::event;
 
@@ -106,6 +106,7 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(operations::readyz::readyz))
         .routes(routes!(operations::metrics::metrics))
         .routes(routes!(operations::openapi::openapi))
+        .routes(routes!(operations::docs::docs))
         // For attempts only, so not described.
         .route(
             "/internal/v1/attempts/{attempt}/upload",
@@ -137,10 +138,14 @@ pub fn router(app: App) -> Router {
             TraceLayer::new_for_http()
                 .make_span_with(|request: &Request| {
                     let id = request.extensions().get::<RequestId>().map_or("", RequestId::as_str);
-                    tracing::info_span!("request", request_id = id, method = %request.method(), path = request.uri().path())
+                    // Without the query, which may hold a ticket.
+                    let span = tracing::info_span!("request", request_id = id, method = %request.method(), path = request.uri().path());
+                    trace::join(&span, request);
+                    span
                 })
                 .on_request(())
-                .on_response(|response: &Response, latency: std::time::Duration, _: &tracing::Span| {
+                .on_response(|response: &Response, latency: std::time::Duration, span: &tracing::Span| {
+                    trace::answered(span, response.status());
                     tracing::debug!(status = response.status().as_u16(), latency_ms = latency.as_secs_f64() * 1e3, "answered");
                 })
                 // Told by `problem`, with the cause.

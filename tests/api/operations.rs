@@ -142,3 +142,32 @@ async fn links_begin_with_the_external_url(pool: PgPool) {
     assert_eq!(build["links"]["logs"], format!("{this}/logs"));
     app.stop().await;
 }
+
+#[sqlx::test]
+async fn the_page_needs_nothing_from_elsewhere(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let answer = Answer::of(app.anonymous().get("/docs")).await;
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (StatusCode::OK, "text/html; charset=utf-8")
+    );
+    for elsewhere in ["http://", "https://", "src=", "@import", ": url("] {
+        assert!(!answer.text.contains(elsewhere), "{elsewhere}");
+    }
+    // The policy names style and script as they are: with any others a browser would show nothing.
+    let policy = answer.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+    for element in ["script", "style"] {
+        let (_, rest) = answer.text.split_once(&format!("<{element}>")).expect("begins");
+        let (content, _) = rest.split_once(&format!("</{element}>")).expect("ends");
+        let hash = base64::Engine::encode(
+            &base64::prelude::BASE64_STANDARD,
+            <sha2::Sha256 as sha2::Digest>::digest(content),
+        );
+        assert!(
+            policy.contains(&format!("{element}-src 'sha256-{hash}'")),
+            "{element}: {policy}"
+        );
+    }
+    app.stop().await;
+}
