@@ -1,5 +1,7 @@
 //! What creating a build and building one again have in common: the caller's key, storing, and the answer.
 
+mod secrets;
+
 use axum::{
     Json,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
@@ -8,7 +10,11 @@ use axum::{
 
 use super::view::BuildView;
 use crate::{
-    domain::{build::Build, project::ProjectName, spec::reader::FieldError},
+    domain::{
+        build::Build,
+        project::ProjectName,
+        spec::{BuildSpec, Source, reader::FieldError},
+    },
     http::{error::ApiError, state::App},
     store::builds::{self, CreateOutcome, IdempotencyKey, NewBuild},
 };
@@ -41,6 +47,35 @@ pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>)
                 "the project `{project}` has no upload with this id, or its time is over: send the archive again to `POST /v1/uploads` and use the new `id`"
             ),
         }])),
+    }
+}
+
+/// Whether builds of this installation can get such a source.
+pub(super) fn can_be_fetched(source: &Source, app: &App) -> Result<(), ApiError> {
+    if source.upload().is_none() || app.uploads.reachable() {
+        return Ok(());
+    }
+    Err(ApiError::InvalidBody(vec![FieldError {
+        pointer: "/source/type".to_owned(),
+        detail: "builds of this installation can't fetch uploads: its operator has to set `agent_url` (KILN_AGENT_URL), the address at which pods reach Kiln; use a git or archive source meanwhile".to_owned(),
+    }]))
+}
+
+/// Whether the secrets that a specification names are there and fit. `listed` says how the caller wrote
+/// `registry_credentials`, for the places of errors.
+pub(super) async fn check_secrets(
+    app: &App,
+    project: &ProjectName,
+    spec: &BuildSpec,
+    listed: bool,
+    key: Option<&IdempotencyKey>,
+) -> Result<(), ApiError> {
+    let unfit = secrets::check(&app.pool, project, spec, listed).await?;
+    // A request that was accepted once is answered the same again, whatever became of its secrets.
+    if unfit.is_empty() || builds::is_used(&app.pool, project, key).await? {
+        Ok(())
+    } else {
+        Err(ApiError::InvalidBody(unfit))
     }
 }
 

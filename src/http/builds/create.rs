@@ -1,7 +1,6 @@
 //! `POST /v1/builds`.
 
 mod schema;
-mod secrets;
 
 use axum::{extract::State, http::HeaderMap, response::Response};
 use serde_json::Value;
@@ -13,10 +12,10 @@ use crate::{
     domain::{
         id::BuildId,
         project::{ProjectName, Scope},
-        spec::{Source, reader::FieldError, request::BuildRequest},
+        spec::request::BuildRequest,
     },
     http::{auth::Caller, body::JsonBody, error::ApiError, problem::Problem, state::App},
-    store::builds::{self, IdempotencyKey, NewBuild},
+    store::builds::{IdempotencyKey, NewBuild},
 };
 
 /// Ask for a build.
@@ -43,7 +42,7 @@ pub(in crate::http) async fn create(
     caller.require(Scope::BuildsWrite)?;
     let key = accept::idempotency_key(&headers)?;
     let BuildRequest { project, spec } = BuildRequest::read(&document, &app.limits).map_err(ApiError::InvalidBody)?;
-    can_be_fetched(&spec.source, &app)?;
+    accept::can_be_fetched(&spec.source, &app)?;
     let project = project.unwrap_or_else(|| caller.project().clone());
     if !caller.sees(&project) {
         return Err(accept::unknown_project(&project));
@@ -53,12 +52,7 @@ pub(in crate::http) async fn create(
         body_hash: fingerprint(&project, &document),
     });
     let listed = document["registry_credentials"].is_array();
-    let unfit = secrets::check(&app.pool, &project, &spec, listed).await?;
-    // A request that was accepted once is answered the same again, whatever became of its secrets.
-    let repeated = !unfit.is_empty() && builds::is_used(&app.pool, &project, key.as_ref()).await?;
-    if !unfit.is_empty() && !repeated {
-        return Err(ApiError::InvalidBody(unfit));
-    }
+    accept::check_secrets(&app, &project, &spec, listed, key.as_ref()).await?;
     let new = NewBuild {
         id: BuildId::new(),
         project: project.clone(),
@@ -67,17 +61,6 @@ pub(in crate::http) async fn create(
         retry: None,
     };
     accept::store(&app, new, key).await
-}
-
-/// Whether builds of this installation can get such a source.
-fn can_be_fetched(source: &Source, app: &App) -> Result<(), ApiError> {
-    if source.upload().is_none() || app.uploads.reachable() {
-        return Ok(());
-    }
-    Err(ApiError::InvalidBody(vec![FieldError {
-        pointer: "/source/type".to_owned(),
-        detail: "builds of this installation can't fetch uploads: its operator has to set `agent_url` (KILN_AGENT_URL), the address at which pods reach Kiln; use a git or archive source meanwhile".to_owned(),
-    }]))
 }
 
 /// What makes two requests the same: the project and the JSON value of the body, however it was written. The defaults

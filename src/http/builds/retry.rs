@@ -27,7 +27,7 @@ use crate::{
         (status = 200, description = "The key was used for the same request before: that build, with `Idempotency-Replayed: true`", body = BuildView),
         (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The build is not over, or a request with the same key is being carried out", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The key was used for another request", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "What the build needs is no longer there (a secret, an upload; `pointer` is its place in `spec`), or the key was used for another request", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::http) async fn retry(
@@ -45,6 +45,8 @@ pub(in crate::http) async fn retry(
     if !old.state.name().is_terminal() {
         return Err(ApiError::BuildNotFinished(old.state.name()));
     }
+    accept::can_be_fetched(&old.spec.source, &app)?;
+    accept::check_secrets(&app, &old.project, &old.spec, true, key.as_ref()).await?;
     let new = NewBuild {
         id: BuildId::new(),
         project: old.project,
