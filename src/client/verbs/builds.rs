@@ -114,7 +114,7 @@ fn source(build: &Build) -> String {
     let source = &build.spec["source"];
     let text = |field: &str| source[field].as_str().filter(|text| !text.is_empty());
     let kind = text("type").unwrap_or("?");
-    let place = text("url").or_else(|| text("id"));
+    let place = text("url");
     let at = text("commit").or_else(|| text("ref")).map(|at| format!("#{at}"));
     let folder = text("subdir").map(|folder| format!(":{folder}"));
     match place {
