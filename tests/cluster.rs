@@ -3,6 +3,7 @@
 //! and a database of its own, so that tests run side by side.
 
 mod cluster {
+    mod cache;
     mod conformance;
     mod credentials;
     mod deploy;
@@ -10,6 +11,7 @@ mod cluster {
     mod images;
     mod logs;
     mod outages;
+    mod registries;
     mod replicas;
     mod sources;
     mod steps;

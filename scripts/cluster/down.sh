@@ -81,7 +81,7 @@ if [[ -d $RUN ]]; then
     wait
     kill_shims
     remove_cgroups
-    for name in git-ssh-server git-server auth-registry registry; do stop $name & done
+    for name in git-ssh-server git-server auth-registry tls-registry registry; do stop $name & done
     wait
     if compgen -G "$DIR/registry/docker/registry/v2/repositories/test-*" >/dev/null; then
         rm -rf "$DIR/registry/docker/registry/v2/repositories/"test-*

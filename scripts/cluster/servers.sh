@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The servers that builds talk to: a registry (its storage is a cache and
-# survives `down`), a registry that wants a password, and git servers: over
-# smart HTTP with a public and a private part, and over ssh.
+# survives `down`), a registry that wants a password, one over TLS with a
+# certificate authority of its own, and git servers: over smart HTTP with a
+# public and a private part, and over ssh.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -27,6 +28,23 @@ htpasswd -Bbn $TEST_USER $TEST_PASSWORD >"$RUN/htpasswd"
     echo "auth: {htpasswd: {realm: kiln, path: $RUN/htpasswd}}"
 } >"$RUN/auth-registry.yaml"
 start auth-registry docker-registry serve "$RUN/auth-registry.yaml"
+
+tls_ca() { # TLS_CA and the registry's certificate
+    local folder=$RUN/tls-registry
+    mkdir -p "$folder/data"
+    openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj "/CN=Kiln test CA" \
+        -keyout "$folder/ca.key" -out "$TLS_CA" 2>/dev/null
+    openssl req -newkey rsa:2048 -nodes -subj "/CN=registry" \
+        -keyout "$folder/registry.key" -out "$folder/registry.csr" 2>/dev/null
+    openssl x509 -req -in "$folder/registry.csr" -CA "$TLS_CA" -CAkey "$folder/ca.key" -CAcreateserial -days 30 \
+        -extfile <(echo "subjectAltName=IP:$HOST_IP") -out "$folder/registry.crt" 2>/dev/null
+}
+tls_ca
+{
+    registry_config $HOST_IP:5002 "$RUN/tls-registry/data" | grep -v ^http:
+    echo "http: {addr: \"$HOST_IP:5002\", tls: {certificate: $RUN/tls-registry/registry.crt, key: $RUN/tls-registry/registry.key}}"
+} >"$RUN/tls-registry.yaml"
+start tls-registry docker-registry serve "$RUN/tls-registry.yaml"
 
 # Repositories are pushed by file system. Any commit can be fetched by its id,
 # as a build wants it; who owns the files is of no interest here.
@@ -88,5 +106,6 @@ answers() { # any HTTP answer will do
 }
 wait_for 10 "the registry" "$LOGS/registry.log" answers http://$REGISTRY/v2/
 wait_for 10 "the registry with a password" "$LOGS/auth-registry.log" answers http://$AUTH_REGISTRY/v2/
+wait_for 10 "the registry over TLS" "$LOGS/tls-registry.log" inside curl -s -o /dev/null --max-time 1 --cacert "$TLS_CA" https://$TLS_REGISTRY/v2/
 wait_for 10 "the git server" "$LOGS/git-server.log" answers $GIT_URL/
 wait_for 10 "the git server by ssh" "$LOGS/git-ssh-server.log" inside ssh-keyscan -T 1 -p 2222 $HOST_IP

@@ -238,6 +238,9 @@ impl Config {
             // The one builder that works as processes of a host.
             config.limits.builders = vec![Builder::Buildah];
         }
+        for registry in &mut config.registry {
+            registry.read_ca().map_err(ConfigError::Invalid)?;
+        }
         config.check()?;
         Ok(config)
     }

@@ -1,6 +1,7 @@
 //! What a build is asked to do, once every field has been checked. A value of these types is safe to put into a pod
 //! spec or an argument vector as it is; reading it back from JSON checks it again.
 
+pub mod cache;
 pub mod image;
 pub mod limits;
 pub mod reader;
@@ -19,6 +20,7 @@ use utoipa::ToSchema;
 use super::secret::{SecretMountId, SecretName};
 
 pub use self::{
+    cache::{Cache, CacheMode},
     image::{Digest, ImageRef},
     limits::Limits,
     resources::{CpuMillis, MemoryBytes, Resources},
@@ -104,6 +106,9 @@ pub struct BuildSpec {
     /// Secret with the key that the Dockerfile gets by `RUN --mount=type=ssh`.
     #[serde(default)]
     pub ssh: Option<SecretName>,
+    /// Where the results of steps are looked for and left; none when absent.
+    #[serde(default)]
+    pub cache: Option<Cache>,
     /// The program that makes the image.
     pub builder: Builder,
     /// What the build may use.

@@ -5,12 +5,16 @@ pub(super) mod get;
 pub(super) mod list;
 pub(super) mod secrets;
 pub(super) mod tokens;
+pub(super) mod update;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{domain::project::ProjectName, store};
+use crate::{
+    domain::{project::ProjectName, spec::Cache},
+    store,
+};
 
 /// A project.
 #[derive(Debug, Serialize, ToSchema)]
@@ -20,6 +24,8 @@ pub(in crate::http) struct ProjectView {
     name: ProjectName,
     /// When it was made.
     created_at: DateTime<Utc>,
+    /// The cache of builds that say nothing about theirs.
+    cache: Option<Cache>,
 }
 
 impl From<store::projects::Project> for ProjectView {
@@ -27,6 +33,7 @@ impl From<store::projects::Project> for ProjectView {
         Self {
             name: project.name,
             created_at: project.created_at,
+            cache: project.cache,
         }
     }
 }

@@ -93,7 +93,7 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(uploads::create::create))
         .routes(routes!(uploads::get::get, uploads::delete::delete))
         .routes(routes!(projects::create::create, projects::list::list))
-        .routes(routes!(projects::get::get))
+        .routes(routes!(projects::get::get, projects::update::update))
         .routes(routes!(projects::tokens::create::create, projects::tokens::list::list))
         .routes(routes!(projects::tokens::delete::delete))
         .routes(routes!(projects::secrets::list::list))

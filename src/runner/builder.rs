@@ -200,6 +200,7 @@ pub(super) mod tests {
             timeout_seconds: 3600,
             priority: 0,
             annotations: [].into(),
+            cache: None,
         }
     }
 
@@ -221,6 +222,8 @@ pub(super) mod tests {
             host: host.to_owned(),
             mirrors: mirrors.iter().map(|&mirror| mirror.to_owned()).collect(),
             insecure,
+            ca: None,
+            ca_file: None,
             verify: true,
         };
         vec![

@@ -1,10 +1,10 @@
 //! Asks registries whether they hold what a builder says it pushed. A build can reach its builder, so the builder's
 //! word alone isn't proof (OCI distribution-spec, "Pulling manifests").
 
-use std::{sync::Once, time::Duration};
+use std::{collections::BTreeMap, sync::Once, time::Duration};
 
 use reqwest::{
-    Client, Response, StatusCode,
+    Certificate, Client, Response, StatusCode,
     header::{ACCEPT, WWW_AUTHENTICATE},
 };
 use serde::Deserialize;
@@ -28,6 +28,8 @@ pub struct Verifier {
     client: Client,
     /// For registries whose certificate isn't to be checked.
     insecure_client: Client,
+    /// For registries with a certificate authority of their own, by host.
+    own_clients: BTreeMap<String, Client>,
     registries: Vec<Registry>,
 }
 
@@ -67,7 +69,15 @@ impl Verifier {
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
         let builder = || Client::builder().timeout(TIMEOUT).user_agent("kiln");
+        let mut own_clients = BTreeMap::new();
+        for registry in &registries {
+            if let Some(pem) = &registry.ca {
+                let certificates = Certificate::from_pem_bundle(pem.as_bytes())?;
+                own_clients.insert(registry.host.clone(), builder().tls_certs_merge(certificates).build()?);
+            }
+        }
         Ok(Self {
+            own_clients,
             client: builder().build()?,
             insecure_client: builder().tls_danger_accept_invalid_certs(true).build()?,
             registries,
@@ -131,7 +141,7 @@ impl Verifier {
             other => ("https", other?),
         };
         if response.status() == StatusCode::UNAUTHORIZED
-            && let Some(proof) = self.proof(&response, scheme, insecure, login).await?
+            && let Some(proof) = self.proof(image, &response, scheme, insecure, login).await?
         {
             response = self.head(image, scheme, insecure, Some(&proof)).await?;
         }
@@ -158,7 +168,10 @@ impl Verifier {
             other => other,
         };
         let url = format!("{scheme}://{host}/v2/{}/manifests/{}", image.repository(), image.tag());
-        let mut request = self.client(insecure).head(url).header(ACCEPT, MANIFESTS);
+        let mut request = self
+            .client(image.registry(), insecure)
+            .head(url)
+            .header(ACCEPT, MANIFESTS);
         match proof {
             Some(Proof::Bearer(token)) => request = request.bearer_auth(token.expose()),
             Some(Proof::Basic(login)) => {
@@ -172,6 +185,7 @@ impl Verifier {
     /// What the registry's challenge asks for: the login itself, or a token for it. Without a login, a token for nobody.
     async fn proof<'l>(
         &self,
+        image: &ImageRef,
         refused: &Response,
         scheme: &str,
         insecure: bool,
@@ -183,7 +197,10 @@ impl Verifier {
             let basic = challenges.iter().any(|text| is_basic(text));
             return Ok(login.filter(|_| basic).map(Proof::Basic));
         };
-        let mut request = self.client(insecure).get(&challenge.realm).query(&challenge.parameters);
+        let mut request = self
+            .client(image.registry(), insecure)
+            .get(&challenge.realm)
+            .query(&challenge.parameters);
         // A registry that is reached safely can't send the login elsewhere in the clear.
         let safe = scheme == "http" || challenge.realm.starts_with("https://");
         if let Some(login) = login.filter(|_| safe) {
@@ -196,8 +213,11 @@ impl Verifier {
             .map(|token| Proof::Bearer(SecretText::new(token))))
     }
 
-    const fn client(&self, insecure: bool) -> &Client {
-        if insecure { &self.insecure_client } else { &self.client }
+    fn client(&self, registry: &str, insecure: bool) -> &Client {
+        if insecure {
+            return &self.insecure_client;
+        }
+        self.own_clients.get(registry).unwrap_or(&self.client)
     }
 }
 
@@ -319,6 +339,8 @@ mod tests {
         for wants in [Wants::Password, Wants::Token] {
             let host = registry(wants).await;
             let verifier = Verifier::new(vec![Registry {
+                ca: None,
+                ca_file: None,
                 host: host.clone(),
                 mirrors: Vec::new(),
                 insecure: true,

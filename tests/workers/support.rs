@@ -129,6 +129,8 @@ impl Worker {
             writer,
             keyring: Keyring::default(),
             verifier: Verifier::new(vec![Registry {
+                ca: None,
+                ca_file: None,
                 host: "registry.test".to_owned(),
                 mirrors: Vec::new(),
                 insecure: false,

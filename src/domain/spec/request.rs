@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     ArchiveUrl, BuildArgName, BuildArgValue, BuildSpec, Builder, CommitId, DockerfilePath, GitRef, GitUrl, ImageRef,
     InlineFiles, LabelKey, LabelValue, Limits, Platform, RelPath, Resources, Sha256Hex, Source, TemplateVars,
+    cache::{self, CacheChoice},
     reader::{Errors, Field, FieldError, Object, Reported},
 };
 use crate::domain::{
@@ -23,6 +24,8 @@ pub struct BuildRequest {
     pub project: Option<ProjectName>,
     /// What to build.
     pub spec: BuildSpec,
+    /// Whether the build is to have the cache that its project has.
+    pub projects_cache: bool,
 }
 
 impl BuildRequest {
@@ -55,20 +58,26 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
     let registry_credentials = registry_credentials(&root.field("registry_credentials"));
     let secrets = secrets(&root.field("secrets"));
     let ssh = root.field("ssh").parse();
-    let cache = root
-        .field("cache")
-        .refuse("not supported by this version of Kiln: builds start without a cache; leave this out");
+    let cache_field = root.field("cache");
     let builder = builder(&root.field("builder"), limits);
+    let cache = cache::choice(&cache_field).and_then(|choice| match (&choice, &builder) {
+        (CacheChoice::Some(cache), Ok(builder)) => match cache.unsupported(*builder) {
+            Some((_, words)) => Err(cache_field.report(words)),
+            None => Ok(choice),
+        },
+        _ => Ok(choice),
+    });
     let resources = resources(&root.field("resources"), limits);
     let timeout_seconds = timeout(&root.field("timeout_seconds"), limits);
     let priority = root.field("priority").integer(i16::MIN.into(), i16::MAX.into());
     let annotations = annotations(&root.field("annotations"), limits);
     root.finish();
 
-    cache?;
+    let cache = cache?;
     let (source, dockerfile) = (source?, dockerfile?);
     Ok(BuildRequest {
         project: project?,
+        projects_cache: cache == CacheChoice::OfProject,
         spec: BuildSpec {
             source,
             dockerfile,
@@ -82,6 +91,10 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
             registry_credentials: registry_credentials?,
             secrets: secrets?,
             ssh: ssh?,
+            cache: match &cache {
+                CacheChoice::Some(cache) => Some(cache.clone()),
+                CacheChoice::OfProject | CacheChoice::None => None,
+            },
             builder: builder?,
             resources: resources?,
             timeout_seconds: timeout_seconds?,

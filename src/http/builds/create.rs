@@ -15,7 +15,10 @@ use crate::{
         spec::request::BuildRequest,
     },
     http::{auth::Caller, body::JsonBody, error::ApiError, problem::Problem, state::App},
-    store::builds::{IdempotencyKey, NewBuild},
+    store::{
+        builds::{IdempotencyKey, NewBuild},
+        projects,
+    },
 };
 
 /// Ask for a build.
@@ -41,11 +44,22 @@ pub(in crate::http) async fn create(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::BuildsWrite)?;
     let key = accept::idempotency_key(&headers)?;
-    let BuildRequest { project, spec } = BuildRequest::read(&document, &app.limits).map_err(ApiError::InvalidBody)?;
+    let BuildRequest {
+        project,
+        mut spec,
+        projects_cache,
+    } = BuildRequest::read(&document, &app.limits).map_err(ApiError::InvalidBody)?;
     accept::can_be_fetched(&spec.source, &app)?;
     let project = project.unwrap_or_else(|| caller.project().clone());
     if !caller.sees(&project) {
         return Err(accept::unknown_project(&project));
+    }
+    if projects_cache {
+        let cache = projects::get(&app.pool, &project)
+            .await?
+            .and_then(|project| project.cache);
+        // What the builder can't use it does without: the request didn't ask for it.
+        spec.cache = cache.filter(|cache| cache.unsupported(spec.builder).is_none());
     }
     let key = key.map(|key| IdempotencyKey {
         key,

@@ -2,6 +2,8 @@
 //!
 //! Facts behind the arguments: buildah's manual pages, `containers-registries.conf(5)`, and runs of 1.28.2.
 
+use std::path::PathBuf;
+
 use kiln_agent::wire::plan::{Command, DigestFile, File, Progress, RunPlan};
 use toml::{Table, Value};
 
@@ -53,21 +55,46 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
             progress: None,
         }));
     }
+    let has_authority = env.registries.iter().any(|registry| registry.ca.is_some());
     RunPlan {
         folders: vec![env.storage.to_owned()],
-        files: vec![File {
+        files: [File {
             path: registries.clone(),
             content: registries_conf(env.registries),
-        }],
-        env: [("CONTAINERS_REGISTRIES_CONF".to_owned(), text(&registries))]
-            .into_iter()
-            .chain(credentials::registry_auth_file(env))
-            .collect(),
+        }]
+        .into_iter()
+        .chain(authorities(env))
+        .collect(),
+        env: [
+            Some(("CONTAINERS_REGISTRIES_CONF".to_owned(), text(&registries))),
+            // Where certificate authorities are looked for, and a login of the host's user, which is to be found as long
+            // as there are none.
+            has_authority.then(|| ("HOME".to_owned(), text(&home(env)))),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(credentials::registry_auth_file(env))
+        .collect(),
         service: None,
         commands,
         digest: spec.push.then_some(DigestFile::Text { path: digest }),
         grace_seconds: env.grace_seconds,
     }
+}
+
+fn home(env: &Env<'_>) -> PathBuf {
+    env.scratch.join("home")
+}
+
+/// Registries' own certificate authorities, each for its registry only (`containers-certs.d(5)`).
+fn authorities(env: &Env<'_>) -> impl Iterator<Item = File> {
+    let folder = home(env).join(".config/containers/certs.d");
+    env.registries.iter().filter_map(move |registry| {
+        Some(File {
+            path: folder.join(&registry.host).join("ca.crt"),
+            content: registry.ca.clone()?,
+        })
+    })
 }
 
 fn buildah(env: &Env<'_>) -> Vec<String> {
@@ -88,7 +115,21 @@ fn build_argv(spec: &BuildSpec, env: &Env<'_>) -> Vec<String> {
     let context = context(&spec.source, env);
     let mut argv = buildah(env);
     // An OCI configuration has no place for HEALTHCHECK, ONBUILD and SHELL; buildah would drop them with a warning.
-    argv.extend(["build", "--isolation", "chroot", "--layers=false", "--format", "docker"].map(str::to_owned));
+    argv.extend(["build", "--isolation", "chroot", "--format", "docker"].map(str::to_owned));
+    match &spec.cache {
+        None => argv.push("--layers=false".to_owned()),
+        Some(cache) => {
+            argv.push("--layers=true".to_owned());
+            // It gives the tags itself, one for each step.
+            let repository = |cache: &ImageRef| format!("{}/{}", cache.registry(), cache.repository());
+            for from in &cache.from {
+                argv.extend(["--cache-from".to_owned(), repository(from)]);
+            }
+            if let Some(to) = &cache.to {
+                argv.extend(["--cache-to".to_owned(), repository(to)]);
+            }
+        }
+    }
     let mut pair = |flag: &str, value: String| argv.extend([flag.to_owned(), value]);
     let (folder, dockerfile) = dockerfile(spec, env);
     pair("--file", format!("{folder}/{dockerfile}"));

@@ -3,6 +3,8 @@
 //! Facts behind the arguments: BuildKit's `docs/rootless.md`, `docs/buildkitd.toml.md` and `docs/build-repro.md`, and
 //! runs of v0.34.2.
 
+use std::path::{Path, PathBuf};
+
 use kiln_agent::wire::{
     plan::{Command, DigestFile, File, Progress, RunPlan, Service},
     report::FailedStep,
@@ -11,7 +13,10 @@ use toml::{Table, Value};
 
 use super::{Env, context, credentials, dockerfile, platforms, text};
 use crate::{
-    domain::{failure::Failure, spec::BuildSpec},
+    domain::{
+        failure::Failure,
+        spec::{BuildSpec, CacheMode},
+    },
     runner::{
         builder::failure::{self, Cause},
         registry::Registry,
@@ -29,10 +34,13 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
     let address = format!("unix://{}", text(&socket));
     RunPlan {
         folders: vec![env.storage.to_owned()],
-        files: vec![File {
+        files: [File {
             path: config.clone(),
-            content: daemon_config(env.registries),
-        }],
+            content: daemon_config(env.registries, env.scratch),
+        }]
+        .into_iter()
+        .chain(authorities(env))
+        .collect(),
         env: [
             // BuildKit would cut the log of a step after 2 MiB or 200 KiB/s.
             ("BUILDKIT_STEP_LOG_MAX_SIZE", "-1"),
@@ -94,6 +102,21 @@ fn client_argv(spec: &BuildSpec, env: &Env<'_>, address: &str, metadata: &str) -
     for (key, value) in &spec.labels {
         pair("--opt", format!("label:{key}={value}"));
     }
+    if let Some(cache) = &spec.cache {
+        for from in &cache.from {
+            pair("--import-cache", format!("type=registry,ref={from}"));
+        }
+        if let Some(to) = &cache.to {
+            let mode = match cache.mode {
+                CacheMode::Min => "min",
+                CacheMode::Max => "max",
+            };
+            pair(
+                "--export-cache",
+                format!("type=registry,ref={to},mode={mode},ignore-error=true"),
+            );
+        }
+    }
     // Without an exporter the build is solved and thrown away, which is what a build that isn't pushed asks for.
     if spec.push {
         let names: Vec<String> = spec.images.iter().map(ToString::to_string).collect();
@@ -109,7 +132,24 @@ fn client_argv(spec: &BuildSpec, env: &Env<'_>, address: &str, metadata: &str) -
     argv
 }
 
-fn daemon_config(registries: &[Registry]) -> String {
+/// The file of a registry's own certificate authority.
+fn authority<'r>(registry: &'r Registry, scratch: &Path) -> Option<(PathBuf, &'r str)> {
+    let name = format!("{}.pem", registry.host.replace([':', '/'], "_"));
+    Some((scratch.join("ca").join(name), registry.ca.as_deref()?))
+}
+
+fn authorities(env: &Env<'_>) -> impl Iterator<Item = File> {
+    let authorities = env
+        .registries
+        .iter()
+        .filter_map(|registry| authority(registry, env.scratch));
+    authorities.map(|(path, pem)| File {
+        path,
+        content: pem.to_owned(),
+    })
+}
+
+fn daemon_config(registries: &[Registry], scratch: &Path) -> String {
     // The daemon lives for one build: collecting garbage would only cost time.
     let worker = Table::from_iter([("gc".to_owned(), Value::Boolean(false))]);
     let mut tables = Table::new();
@@ -122,6 +162,9 @@ fn daemon_config(registries: &[Registry]) -> String {
             // Both together: HTTPS without verification first, HTTP when the port doesn't speak TLS.
             table.insert("http".to_owned(), true.into());
             table.insert("insecure".to_owned(), true.into());
+        }
+        if let Some((path, _)) = authority(registry, scratch) {
+            table.insert("ca".to_owned(), vec![Value::from(text(&path))].into());
         }
         tables.insert(registry.host.clone(), table.into());
     }
@@ -296,7 +339,9 @@ mod tests {
 
     #[test]
     fn the_daemon_learns_how_registries_are_reached() {
-        let config: Table = daemon_config(&registries()).parse().unwrap();
+        let config: Table = daemon_config(&registries(), Path::new("/kiln/scratch"))
+            .parse()
+            .unwrap();
         let expected: Table = r#"
             [worker.oci]
             gc = false

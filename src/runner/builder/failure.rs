@@ -142,7 +142,7 @@ pub(in crate::runner) fn push_failed(image: &str, cause: Cause) -> Failure {
             format!("the name of `{registry}` can't be resolved where the build runs. Check the registry's name.")
         }
         Cause::Tls => format!(
-            "no trusted TLS connection to `{registry}` could be made. If it speaks plain HTTP or has a certificate of its own, the operator can set `insecure = true` for it."
+            "no trusted TLS connection to `{registry}` could be made. If its certificate is signed by an authority of its own, the operator can name that by `ca_file`; if it speaks plain HTTP, by `insecure = true`."
         ),
         Cause::Timeout => {
             format!("`{registry}` took too long to answer. Try again; if it stays so, check the registry.")
@@ -187,7 +187,7 @@ fn pull_refused(image: &str, cause: Cause) -> String {
             "the name of `{registry}` can't be resolved where the build runs. Check it; in a closed network, the operator can set a mirror."
         ),
         Cause::Tls => format!(
-            "no trusted TLS connection to `{registry}` could be made. If it speaks plain HTTP or has a certificate of its own, the operator can set `insecure = true` for it."
+            "no trusted TLS connection to `{registry}` could be made. If its certificate is signed by an authority of its own, the operator can name that by `ca_file`; if it speaks plain HTTP, by `insecure = true`."
         ),
         Cause::Timeout => {
             format!("`{registry}` took too long to answer. Try again; if it stays so, check the registry.")

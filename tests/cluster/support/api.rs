@@ -93,6 +93,12 @@ impl Api {
         self.finished(&id).await
     }
 
+    /// `PATCH`: what is as it is afterwards.
+    pub(in crate::cluster) async fn patch(&self, path: &str, body: &Value) -> Value {
+        let response = self.request(Method::PATCH, path).json(body).send().await;
+        expect(response, StatusCode::OK).await
+    }
+
     /// `GET /v1/builds/{id}`.
     pub(in crate::cluster) async fn get(&self, id: &str) -> Value {
         let response = self.get_request(&format!("/v1/builds/{id}")).send().await;

@@ -168,7 +168,7 @@ fn every_problem_is_reported_at_once() {
         "platforms": ["linux/arm64", "beos"], "labels": {"a b": "x\ny"},
         "images": ["app:1", 7, "r.example/a:1", "r.example/a:1"], "push": true, "registry_credentials": ["ok", "x y", "ok"],
         "secrets": {"a,b": "ok", "B": "x y"}, "ssh": 1,
-        "cache": {}, "builder": "kaniko", "resources": {"cpu": "999", "memory": 4, "gpu": "1"}, "timeout_seconds": 0,
+        "cache": {"from": ["app"], "mode": "all"}, "builder": "kaniko", "resources": {"cpu": "999", "memory": 4, "gpu": "1"}, "timeout_seconds": 0,
         "priority": 40000, "annotations": {"": 1, "n": ["\u{0}"]}, "dockerFile": "x",
     });
     let mut pointers = pointers(&document);
@@ -201,7 +201,8 @@ fn every_problem_is_reported_at_once() {
         "/secrets/a,b",
         "/secrets/B",
         "/ssh",
-        "/cache",
+        "/cache/from/0",
+        "/cache/mode",
         "/builder",
         "/resources/cpu",
         "/resources/memory",
@@ -235,7 +236,7 @@ fn what_would_be_right_is_said() {
         (
             with("source", json!({"url": "x"})),
             "/source/type",
-            "expected `git` or `inline`",
+            "expected `git`, `inline`, `archive` or `upload`",
         ),
         (
             with("source", json!({"type": "gti"})),
@@ -495,6 +496,46 @@ fn any_request() -> impl Strategy<Value = Value> {
             .collect::<Map<_, _>>()
             .into()
     })
+}
+
+#[test]
+fn a_cache_is_a_reference_an_object_or_none() {
+    let base =
+        json!({"source": {"type": "git", "url": "https://git.example/a.git"}, "images": ["registry.example/app:1"]});
+    let with = |cache: Value, builder: &str| {
+        let mut document = base.clone();
+        document["cache"] = cache;
+        document["builder"] = json!(builder);
+        read_offering_both(&document)
+    };
+    let short = with(json!("registry.example/cache"), "buildkit").expect("valid");
+    let cache = short.spec.cache.expect("a cache");
+    assert_eq!(cache.from.len(), 1);
+    assert_eq!(cache.from.first(), cache.to.as_ref());
+    assert!(!short.projects_cache);
+    assert!(with(Value::Null, "buildkit").expect("valid").projects_cache);
+    let none = with(json!(false), "buildkit").expect("valid");
+    assert!(!none.projects_cache && none.spec.cache.is_none());
+
+    let two = json!({"from": ["registry.example/a", "registry.example/b"]});
+    assert!(with(two.clone(), "buildkit").is_ok() && with(json!("registry.example/a:1"), "buildkit").is_ok());
+    for (cache, words) in [
+        (two, "one reference"),
+        (json!("registry.example/a:1"), "without a tag"),
+        (json!(true), "expected a reference"),
+    ] {
+        let errors = with(cache, "buildah").expect_err("refused");
+        assert_eq!(errors[0].pointer, "/cache");
+        assert!(errors[0].detail.contains(words), "{errors:?}");
+    }
+}
+
+fn read_offering_both(document: &Value) -> Result<BuildRequest, Vec<FieldError>> {
+    let limits = Limits {
+        builders: vec![Builder::Buildkit, Builder::Buildah],
+        ..Limits::default()
+    };
+    BuildRequest::read(document, &limits)
 }
 
 proptest! {

@@ -52,7 +52,8 @@ pub(super) struct CreateBuild {
     secrets: BTreeMap<String, String>,
     /// Name of a secret of kind `git` with an SSH key, for `RUN --mount=type=ssh`.
     ssh: Option<SecretName>,
-    /// Reserved; must be null.
+    /// Where the results of steps are looked for and left in a registry: `{"from": [refs], "to": ref, "mode": "min"}`,
+    /// or a reference that stands for `from` and `to`, or false for none. Absent: what the project has.
     #[schema(value_type = Option<Object>)]
     cache: (),
     /// The program that makes the image; the installation's first when absent.

@@ -1,0 +1,72 @@
+//! `PATCH /v1/projects/{project}`.
+
+use axum::{Json, extract::State};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::ProjectView;
+use crate::{
+    domain::{
+        project::Scope,
+        spec::{
+            Cache, cache,
+            reader::{Errors, Object},
+        },
+    },
+    http::{
+        auth::Caller,
+        body::JsonBody,
+        error::{ApiError, Missing},
+        path::ProjectPath,
+        problem::Problem,
+        state::App,
+    },
+    store::projects,
+};
+
+/// What to change of a project; what isn't named stays.
+#[derive(Debug, Serialize, ToSchema)]
+struct UpdateProject {
+    /// The cache of builds that say nothing about theirs: an object, or a reference that stands for `from` and `to`;
+    /// null for none.
+    cache: Option<Cache>,
+}
+
+/// Change a project. Needs the scope `project:admin`.
+#[utoipa::path(
+    patch, path = "/v1/projects/{project}", tag = "projects", operation_id = "updateProject",
+    params(("project" = String, Path, description = "Its name")),
+    request_body = UpdateProject,
+    responses(
+        (status = 200, description = "The project as it is now", body = ProjectView),
+        (status = 404, description = "No such project for this token", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Fields are invalid", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(in crate::http) async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    ProjectPath(name): ProjectPath,
+    JsonBody(document): JsonBody,
+) -> Result<Json<ProjectView>, ApiError> {
+    caller.require_in(&name, Scope::ProjectAdmin)?;
+    let errors = Errors::default();
+    let change = Object::document(&document, &errors).and_then(|root| {
+        let field = root.field("cache");
+        let named = document.get("cache").is_some();
+        let change = match field.value() {
+            None => Ok(named.then_some(None)),
+            Some(_) => cache::cache(&field).map(|cache| Some(Some(cache))),
+        };
+        root.finish();
+        change
+    });
+    let change = errors.finish(change).map_err(ApiError::InvalidBody)?;
+    let project = match change {
+        Some(cache) => projects::set_cache(&app.pool, &name, cache.as_ref()).await?,
+        None => projects::get(&app.pool, &name).await?,
+    };
+    project
+        .map(|project| Json(project.into()))
+        .ok_or(ApiError::NotFound(Missing::Project))
+}
