@@ -213,7 +213,7 @@ fn archive(url: &str, sha256: &str) -> SourceKind {
 
 fn fetch(bench: &Bench, from: SourceKind) -> Finished {
     let mut plan = bench.source(from);
-    plan.subdir = "app-1.2".to_owned();
+    "app-1.2".clone_into(&mut plan.subdir);
     bench.fetch(plan)
 }
 

@@ -377,7 +377,7 @@ fn files_in_lfs_come_with_it() {
     let server = GitServer::start();
     let (app, library) = (server.repository("app"), server.repository("library"));
     keep_in_lfs(&library, &server.keep_large(b"the library's"));
-    keep_in_lfs(&app, &server.keep_large(&[7; 300_000]));
+    keep_in_lfs(&app, &server.keep_large(&vec![7; 300_000]));
     app.git(&[
         "submodule",
         "--quiet",
@@ -391,7 +391,7 @@ fn files_in_lfs_come_with_it() {
     let bench = Bench::new();
     let finished = bench.fetch(with_submodules(&bench, &server.url("app.git")));
     assert!(finished.succeeded, "{}", finished.text());
-    assert_eq!(fs::read(bench.path("source/data.bin")).unwrap(), [7; 300_000]);
+    assert_eq!(fs::read(bench.path("source/data.bin")).unwrap(), vec![7; 300_000]);
     assert_eq!(
         fs::read(bench.path("source/library/data.bin")).unwrap(),
         b"the library's"
