@@ -53,6 +53,13 @@ pub(super) struct Controls {
     pub(super) stop: CancellationToken,
 }
 
+/// What is stored of what keeps the attempt from running.
+enum Stored {
+    /// Another worker had the attempt before.
+    Unknown,
+    Known(Option<Pending>),
+}
+
 /// One attempt in hand.
 pub(super) struct Driver<'a, R: Runner> {
     context: &'a std::sync::Arc<Context<R>>,
@@ -70,8 +77,8 @@ pub(super) struct Driver<'a, R: Runner> {
     waiting_since: DateTime<Utc>,
     /// Since when an image of the pod can't be pulled.
     pulling_since: Option<DateTime<Utc>>,
-    /// What keeps the attempt from running, as it is stored; `None` while that isn't known.
-    pending: Option<Option<Pending>>,
+    /// What keeps the attempt from running, as it is stored.
+    pending: Stored,
 }
 
 impl<'a, R: Runner> Driver<'a, R> {
@@ -97,7 +104,7 @@ impl<'a, R: Runner> Driver<'a, R> {
             stopping: None,
             waiting_since: context.clock.now(),
             pulling_since: None,
-            pending: (!adopted).then_some(None),
+            pending: if adopted { Stored::Unknown } else { Stored::Known(None) },
         }
     }
 

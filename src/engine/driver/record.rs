@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Driver, Stopped, patience};
+use super::{Driver, Stopped, Stored, patience};
 use crate::{
     domain::{
         failure::Failure,
@@ -59,12 +59,12 @@ impl<R: Runner> Driver<'_, R> {
 
     /// Stores what keeps the attempt from running, when that has changed. Attempts that just run store nothing.
     pub(super) async fn record_pending(&mut self, observation: &Observation) {
-        let pending = patience::pending(observation);
-        if self.pending.as_ref() == Some(&pending) {
+        let words = patience::pending(observation);
+        if matches!(&self.pending, Stored::Known(stored) if *stored == words) {
             return;
         }
-        match store::waiting::set_pending(&self.context.pool, &self.lease, pending.as_ref()).await {
-            Ok(()) => self.pending = Some(pending),
+        match store::waiting::set_pending(&self.context.pool, &self.lease, words.as_ref()).await {
+            Ok(()) => self.pending = Stored::Known(words),
             // Only words for people; the next observation brings them anew.
             Err(error) => tracing::debug!(error = %error, "what the attempt waits for could not be stored"),
         }
