@@ -96,24 +96,21 @@ fn references(field: &Field<'_>) -> Result<Vec<ImageRef>, Reported> {
             elements.len()
         )));
     }
-    let read: Vec<_> = elements.iter().map(|element| element.required::<ImageRef>()).collect();
+    let read: Vec<_> = elements.iter().map(Field::required::<ImageRef>).collect();
     read.into_iter().collect()
 }
 
 impl Cache {
-    /// What keeps a builder from using it, in words for whoever asked, and the field that they are about.
-    pub fn unsupported(&self, builder: Builder) -> Option<(&'static str, &'static str)> {
+    /// What keeps a builder from using it, in words for whoever asked.
+    pub fn unsupported(&self, builder: Builder) -> Option<&'static str> {
         match builder {
-            Builder::Buildkit => None,
-            Builder::Buildah if self.from.len() > 1 => Some((
-                "from",
-                "buildah takes one reference here: leave out the others, or use the builder `buildkit`",
-            )),
-            Builder::Buildah if self.from.iter().chain(&self.to).any(|cache| cache.tag() != "latest") => Some((
-                "",
+            Builder::Buildah if self.from.len() > 1 => {
+                Some("buildah takes one reference in `from`: leave out the others, or use the builder `buildkit`")
+            }
+            Builder::Buildah if self.from.iter().chain(&self.to).any(|cache| cache.tag() != "latest") => Some(
                 "buildah gives the tags of a cache itself: name the repositories without a tag, or use the builder `buildkit`",
-            )),
-            Builder::Buildah => None,
+            ),
+            Builder::Buildah | Builder::Buildkit => None,
         }
     }
 }

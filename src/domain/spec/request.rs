@@ -62,7 +62,7 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
     let builder = builder(&root.field("builder"), limits);
     let cache = cache::choice(&cache_field).and_then(|choice| match (&choice, &builder) {
         (CacheChoice::Some(cache), Ok(builder)) => match cache.unsupported(*builder) {
-            Some((_, words)) => Err(cache_field.report(words)),
+            Some(words) => Err(cache_field.report(words)),
             None => Ok(choice),
         },
         _ => Ok(choice),

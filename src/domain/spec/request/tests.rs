@@ -245,8 +245,8 @@ fn what_would_be_right_is_said() {
         ),
         (
             with("source", json!({"type": "upload", "id": "x"})),
-            "/source/type",
-            "not supported by this version",
+            "/source/id",
+            "that `POST /v1/uploads` answered with",
         ),
         (
             with("source", json!({"type": "git"})),
