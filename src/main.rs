@@ -44,7 +44,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         clap_complete::generate(shell, &mut cli::command(), "kiln", &mut std::io::stdout());
         return Ok(());
     }
-    let config = Config::load(&cli.overrides)?;
+    let mut config = Config::load(&cli.overrides)?;
+    if matches!(cli.command, Command::Serve(_) | Command::Dev(_) | Command::Config(_)) {
+        config.read_files()?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // Dropped before the runtime, which sends what is left of the traces.
     let _traces = telemetry::init(&config.log, &config.telemetry, runtime.handle())?;

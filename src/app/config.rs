@@ -238,11 +238,16 @@ impl Config {
             // The one builder that works as processes of a host.
             config.limits.builders = vec![Builder::Buildah];
         }
-        for registry in &mut config.registry {
-            registry.read_ca().map_err(ConfigError::Invalid)?;
-        }
         config.check()?;
         Ok(config)
+    }
+
+    /// Reads the files that it names and that a service needs from its start on.
+    pub fn read_files(&mut self) -> Result<(), ConfigError> {
+        for registry in &mut self.registry {
+            registry.read_ca().map_err(ConfigError::Invalid)?;
+        }
+        Ok(())
     }
 
     fn read(path: &Path) -> Result<Self, ConfigError> {
