@@ -77,8 +77,9 @@ pub async fn serve(config: Config, flags: &Serve) -> Result<(), CommandError> {
     }
     let shutdown = CancellationToken::new();
     let on_signal = shutdown.clone();
+    let asked = asked_to_end();
     tokio::spawn(async move {
-        asked_to_end().await;
+        asked.await;
         on_signal.cancel();
     });
     let service = Service::new(config.clone(), pool, config.secrets.keyring()?, shutdown.clone());

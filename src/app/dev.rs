@@ -12,7 +12,7 @@ use std::{
 };
 
 use nix::unistd::geteuid;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
 use self::{guide::Guide, sample::Sample};
@@ -22,7 +22,7 @@ use super::{
     config::{Config, RunnerKind},
     postgres::{DevPostgres, DevPostgresError},
     secrets::{KeyError, ensure_key},
-    serve::{ServeError, Service, asked_to_end, open_database},
+    serve::{ServeError, Service, asked_to_end, caught, open_database},
 };
 use crate::{
     domain::spec::Builder,
@@ -81,8 +81,9 @@ pub enum DevError {
 pub async fn dev(config: Config, flags: &Dev) -> Result<(), DevError> {
     let stop = CancellationToken::new();
     let on_signal = stop.clone();
+    let told = told_to_stop();
     tokio::spawn(async move {
-        told_to_stop().await;
+        told.await;
         on_signal.cancel();
     });
     let data = flags.data.clone().unwrap_or_else(default_data);
@@ -119,17 +120,15 @@ fn default_data() -> PathBuf {
     if geteuid().is_root() { ROOT_DATA } else { USER_DATA }.into()
 }
 
-/// Ctrl-C, SIGTERM, or the end of the terminal.
-async fn told_to_stop() {
-    let hangup = async {
-        match signal(SignalKind::hangup()) {
-            Ok(mut hangup) => drop(hangup.recv().await),
-            Err(_) => std::future::pending().await,
+/// Ctrl-C, SIGTERM, or the end of the terminal, from the call on.
+fn told_to_stop() -> impl Future<Output = ()> + Send {
+    let asked = asked_to_end();
+    let hangup = caught(SignalKind::hangup());
+    async {
+        tokio::select! {
+            () = asked => {}
+            () = hangup => {}
         }
-    };
-    tokio::select! {
-        () = asked_to_end() => {}
-        () = hangup => {}
     }
 }
 

@@ -12,7 +12,12 @@ use std::{
 
 use prometheus_client::registry::Registry;
 use sqlx::PgPool;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Config, RunnerKind};
@@ -271,18 +276,28 @@ async fn relay(mut readiness: watch::Receiver<Readiness>, health: watch::Sender<
     }
 }
 
-/// Resolves when the process is asked to end: SIGTERM or Ctrl-C.
-pub async fn asked_to_end() {
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
+/// Resolves when the process is asked to end: SIGTERM or Ctrl-C. Both are caught from the call on, not only once the
+/// future is waited for.
+pub fn asked_to_end() -> impl Future<Output = ()> + Send {
+    let terminate = caught(SignalKind::terminate());
+    let interrupt = caught(SignalKind::interrupt());
+    async {
+        tokio::select! {
+            () = terminate => {}
+            () = interrupt => {}
+        }
+    }
+}
+
+/// Resolves with the first such signal from the call on. Must be called within a runtime.
+pub(super) fn caught(kind: SignalKind) -> impl Future<Output = ()> + Send {
+    let stream = signal(kind);
+    async {
+        match stream {
+            Ok(mut stream) => {
+                stream.recv().await;
             }
             Err(_) => std::future::pending().await,
         }
-    };
-    tokio::select! {
-        () = terminate => {}
-        _ = tokio::signal::ctrl_c() => {}
     }
 }

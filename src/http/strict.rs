@@ -27,6 +27,7 @@ static WITH_PARAMETERS: LazyLock<BTreeSet<(Verb, String)>> = LazyLock::new(|| {
             (Verb::Get, &item.get),
             (Verb::Post, &item.post),
             (Verb::Put, &item.put),
+            (Verb::Patch, &item.patch),
             (Verb::Delete, &item.delete),
         ]
         .into_iter()
@@ -42,6 +43,7 @@ enum Verb {
     Get,
     Post,
     Put,
+    Patch,
     Delete,
 }
 
@@ -51,6 +53,7 @@ impl Verb {
             Method::GET | Method::HEAD => Some(Self::Get),
             Method::POST => Some(Self::Post),
             Method::PUT => Some(Self::Put),
+            Method::PATCH => Some(Self::Patch),
             Method::DELETE => Some(Self::Delete),
             _ => None,
         }

@@ -148,7 +148,7 @@ async fn uploads_and_secrets_reach_builds(deployment: &Deployment) {
     let upload = api.upload(tar.expect("tar runs").stdout).await;
     api.put_secret("word", "build", &json!({"value": "kiln"})).await;
     let request = json!({
-        "source": {"type": "upload", "id": upload}, "secrets": {"word": "word"}, "push": false,
+        "source": {"type": "upload", "id": upload["id"]}, "secrets": {"word": "word"}, "push": false,
     });
     let build = api.build(&request).await;
     let log = api.logs(text(&build, "/id")).await;

@@ -72,13 +72,6 @@ impl Api {
         expect(response, StatusCode::OK).await.to_string()
     }
 
-    /// `POST /v1/uploads` with this archive; returns the upload's id.
-    pub(in crate::cluster) async fn upload(&self, archive: Vec<u8>) -> String {
-        let request = self.request(Method::POST, "/v1/uploads?project=default");
-        let upload = expect(request.body(archive).send().await, StatusCode::CREATED).await;
-        text(&upload, "/id").to_owned()
-    }
-
     /// Asks for a build; returns its id.
     pub(in crate::cluster) async fn create(&self, body: &Value) -> String {
         let response = self.request(Method::POST, "/v1/builds").json(body).send().await;
