@@ -12,6 +12,7 @@ scripts/cluster/up.sh
 say "Programs"
 # The whole workspace, as for `make test`: another choice of packages would be compiled anew.
 cargo clippy --workspace --locked --all-targets -- -D warnings
+cargo clippy --workspace --locked --test cluster -- -D warnings
 cargo build --workspace --locked --bins
 cargo test --workspace --locked --no-run --test cluster
 program=$(cargo test --workspace --locked --no-run --test cluster --message-format=json 2>/dev/null |

@@ -83,7 +83,7 @@ impl Cors {
         Some(
             CorsLayer::new()
                 .allow_origin(origins)
-                .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+                .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
                 .allow_headers(
                     [
                         header::AUTHORIZATION,
@@ -95,7 +95,9 @@ impl Cors {
                     .into_iter()
                     .chain(
                         [
+                            "content-digest",
                             "digest",
+                            "repr-digest",
                             "idempotency-key",
                             "last-event-id",
                             "traceparent",

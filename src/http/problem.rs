@@ -157,7 +157,7 @@ fn answer(error: &ApiError) -> Answer {
                     r#"Bearer realm="kiln", error="invalid_token""#,
                 ),
                 TokenProblem::Ticket => (
-                    "the ticket is not known, or its time is over: make another by `POST /v1/stream-tickets`, or",
+                    "the ticket is not known, or its time is over: make another by `POST /v1/stream-tickets`",
                     r#"Bearer realm="kiln", error="invalid_token""#,
                 ),
                 TokenProblem::Expired => (

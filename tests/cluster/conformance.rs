@@ -158,6 +158,7 @@ fn table() -> String {
 }
 
 /// Checks inside a case: says what is wrong instead of a panic, so that one case doesn't hide the others.
+#[expect(clippy::needless_pass_by_value, reason = "callers write what they expect in place")]
 fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Result<(), String> {
     if found == wanted {
         return Ok(());
@@ -192,6 +193,7 @@ fn expect_link(image: &Image, path: &str, target: &str) -> Result<(), String> {
 }
 
 /// A field of the configuration that containers start with.
+#[expect(clippy::needless_pass_by_value, reason = "callers write what they expect in place")]
 fn expect_config(image: &Image, field: &str, value: Value) -> Result<(), String> {
     expect(field, &image.config["config"][field], &value)
 }

@@ -58,7 +58,7 @@ async fn a_builders_steps_are_events_among_its_output() {
                 let took = end["duration_ms"].as_u64().expect("a duration");
                 assert!((1000..20_000).contains(&took), "{builder}: {took} ms");
                 // Its output lies between the two; that of its successor doesn't.
-                for words in [" kiln line 1\n", " kiln line 2\n"].map(|words| words.trim_start()) {
+                for words in [" kiln line 1\n", " kiln line 2\n"].map(str::trim_start) {
                     let at = printed(&transcript, words);
                     assert!((*began..*ended).contains(&at), "{builder}: {words} at {at}, {run:#?}");
                 }

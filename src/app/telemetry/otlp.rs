@@ -8,7 +8,7 @@ use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttp
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use tokio::runtime::Handle;
 use tracing::{Level, Subscriber};
-use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
+use tracing_subscriber::{Layer, filter::dynamic_filter_fn, registry::LookupSpan};
 use url::Url;
 
 use crate::app::config::ConfigError;
@@ -57,9 +57,13 @@ impl Traces {
 
     /// What turns spans of this program into spans of traces.
     pub(super) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(&self) -> impl Layer<S> + use<S> {
+        // A filter whose answers are cached by callsite can leave the filter of the log lines with a stale one
+        // (tokio-rs/tracing#2519): spans then go missing from either.
+        let wanted =
+            dynamic_filter_fn(|metadata, _| metadata.target().starts_with("kiln") && *metadata.level() <= Level::INFO);
         tracing_opentelemetry::layer()
             .with_tracer(self.0.tracer("kiln"))
-            .with_filter(Targets::new().with_target("kiln", Level::INFO))
+            .with_filter(wanted)
     }
 }
 

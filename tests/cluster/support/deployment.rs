@@ -34,6 +34,18 @@ pub(in crate::cluster) struct Images {
     pub(in crate::cluster) agent: String,
 }
 
+/// Puts the registries' own authorities into the configuration: in the pod, this machine's files aren't there.
+fn carry_authorities(config: &mut Table) {
+    let registries = config.get_mut("registry").and_then(toml::Value::as_array_mut);
+    for registry in registries.into_iter().flatten() {
+        let registry = registry.as_table_mut().expect("a table");
+        if let Some(file) = registry.remove("ca_file") {
+            let pem = fs::read_to_string(file.as_str().expect("a path")).expect("the authority");
+            registry.insert("ca".to_owned(), pem.into());
+        }
+    }
+}
+
 /// Kiln's manifests, applied.
 pub(in crate::cluster) struct Deployment {
     /// Calls the Service by its address.
@@ -182,6 +194,7 @@ async fn objects(images: &Images, service: &str, builds: &str, adjust: impl FnOn
     let mut config = configuration();
     // These the manifests set.
     config.retain(|key, _| !["agent_url", "secrets"].contains(&key));
+    carry_authorities(&mut config);
     set(&mut config, "listen", "0.0.0.0:8080");
     set(&mut config, "agent_url", format!("http://kiln.{service}.svc"));
     set(&mut config, "kubernetes.namespace", builds);
