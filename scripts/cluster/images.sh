@@ -90,14 +90,14 @@ make_base() {
     made "$BASE_IMAGE" "$inputs"
 }
 
-# The source step of a build: git and nothing else.
+# The source step of a build: git, and what git itself calls.
 make_git() {
     local inputs container
-    inputs="1 $(buildah images --quiet --no-trunc "$BASE_IMAGE")"
+    inputs="2 $(buildah images --quiet --no-trunc "$BASE_IMAGE")"
     changed "$GIT_IMAGE" "$inputs" || return 0
     container=$(buildah from "$BASE_IMAGE")
     in_chroot "$container" -- sh -ec 'apt-get -qq update
-        apt-get -qq install -y --no-install-recommends git >/dev/null
+        apt-get -qq install -y --no-install-recommends git git-lfs openssh-client >/dev/null
         rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
         useradd --uid 1000 --create-home user'
     publish "$container" "$GIT_IMAGE"
