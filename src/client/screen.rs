@@ -92,6 +92,12 @@ pub(super) fn styled(style: Style, text: &str) -> String {
     }
 }
 
+/// Whether the terminal knows how to move its cursor: `dumb` ones, and those that don't say what they are, get plain
+/// lines as a pipe does.
+fn can_redraw() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
 impl Screen {
     pub(super) fn new(color: Color) -> Self {
         let choice = match color {
@@ -102,7 +108,7 @@ impl Screen {
         Self {
             out: AutoStream::new(io::stdout(), choice),
             error: AutoStream::new(io::stderr(), choice),
-            interactive: io::stdout().is_terminal() && io::stderr().is_terminal(),
+            interactive: io::stdout().is_terminal() && io::stderr().is_terminal() && can_redraw(),
             live: None,
             within_line: false,
             away: false,
