@@ -174,6 +174,13 @@ impl Repository {
         self.git(&["rev-parse", "HEAD"])
     }
 
+    /// Adds `library` as it is now as a submodule, to be fetched from `url`. Not yet committed.
+    pub(crate) fn add_submodule(&self, name: &str, library: &Self, url: &str) {
+        let local = library.bare.to_str().unwrap();
+        self.git(&["submodule", "--quiet", "add", "--", local, name]);
+        self.git(&["config", "-f", ".gitmodules", &format!("submodule.{name}.url"), url]);
+    }
+
     pub(crate) fn push(&self) {
         self.git(&["push", "-q", "--all", "origin"]);
         self.git(&["push", "-q", "--tags", "origin"]);

@@ -72,15 +72,7 @@ fn submodules_of_the_same_server_get_the_login_too() {
     let server = GitServer::start();
     let (app, library) = (server.repository("app"), server.repository("library"));
     library.commit("library.c", "int x;\n");
-    app.git(&[
-        "submodule",
-        "--quiet",
-        "add",
-        "--",
-        library.bare.to_str().unwrap(),
-        "library",
-    ]);
-    app.git(&["config", "-f", ".gitmodules", "submodule.library.url", "../library.git"]);
+    app.add_submodule("library", &library, "../library.git");
     app.commit_all("Add a submodule");
     let (bench, finished) = fetch(&server.url("private/app.git"), true, Some(PASSWORD));
     assert!(finished.succeeded, "{}", finished.text());
@@ -92,21 +84,7 @@ fn no_other_server_is_told_the_password() {
     let (server, other) = (GitServer::start(), GitServer::start());
     let (app, library) = (server.repository("app"), other.repository("library"));
     other.repository("app");
-    app.git(&[
-        "submodule",
-        "--quiet",
-        "add",
-        "--",
-        library.bare.to_str().unwrap(),
-        "library",
-    ]);
-    app.git(&[
-        "config",
-        "-f",
-        ".gitmodules",
-        "submodule.library.url",
-        &other.url("private/library.git"),
-    ]);
+    app.add_submodule("library", &library, &other.url("private/library.git"));
     app.commit_all("Add a submodule");
     // The first wants a login itself, so the password is on its way.
     let (_, finished) = fetch(&server.url("private/app.git"), true, Some(PASSWORD));

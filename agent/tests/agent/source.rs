@@ -313,19 +313,8 @@ fn submodules_come_with_it_when_asked_for() {
     let server = GitServer::start();
     let (app, library) = (server.repository("app"), server.repository("library"));
     library.commit("library.c", "int x;\n");
-    let add = |url: &str, name: &str| {
-        app.git(&[
-            "submodule",
-            "--quiet",
-            "add",
-            "--",
-            library.bare.to_str().unwrap(),
-            name,
-        ]);
-        app.git(&["config", "-f", ".gitmodules", &format!("submodule.{name}.url"), url]);
-    };
-    add("../library.git", "relative");
-    add(&server.url("library.git"), "absolute");
+    app.add_submodule("relative", &library, "../library.git");
+    app.add_submodule("absolute", &library, &server.url("library.git"));
     app.commit_all("Add submodules");
     let bench = Bench::new();
     let finished = bench.fetch(with_submodules(&bench, &server.url("app.git")));
@@ -346,17 +335,8 @@ fn submodules_from_servers_that_give_out_no_commit_by_its_id() {
     let (app, library) = (server.repository("app"), server.repository("library"));
     library.commit("library.c", "int old;\n");
     let pinned = library.git(&["rev-parse", "HEAD"]);
-    app.git(&[
-        "submodule",
-        "--quiet",
-        "add",
-        "--",
-        library.bare.to_str().unwrap(),
-        "library",
-    ]);
+    app.add_submodule("library", &library, &server.url("old/library.git"));
     library.commit("library.c", "int new;\n");
-    let url = server.url("old/library.git");
-    app.git(&["config", "-f", ".gitmodules", "submodule.library.url", &url]);
     app.commit_all("Add a submodule");
     let bench = Bench::new();
     let finished = bench.fetch(with_submodules(&bench, &server.url("app.git")));
@@ -378,15 +358,7 @@ fn files_in_lfs_come_with_it() {
     let (app, library) = (server.repository("app"), server.repository("library"));
     keep_in_lfs(&library, &server.keep_large(b"the library's"));
     keep_in_lfs(&app, &server.keep_large(&vec![7; 300_000]));
-    app.git(&[
-        "submodule",
-        "--quiet",
-        "add",
-        "--",
-        library.bare.to_str().unwrap(),
-        "library",
-    ]);
-    app.git(&["config", "-f", ".gitmodules", "submodule.library.url", "../library.git"]);
+    app.add_submodule("library", &library, "../library.git");
     app.commit_all("Add a submodule");
     let bench = Bench::new();
     let finished = bench.fetch(with_submodules(&bench, &server.url("app.git")));
@@ -452,8 +424,7 @@ fn submodules_that_cannot_be_had() {
         (local.clone(), "not of the kind http, https or ssh"),
     ] {
         let app = server.repository("app");
-        app.git(&["submodule", "--quiet", "add", "--", &local, "library"]);
-        app.git(&["config", "-f", ".gitmodules", "submodule.library.url", &url]);
+        app.add_submodule("library", &library, &url);
         app.commit_all("Add a submodule");
         let bench = Bench::new();
         let finished = bench.fetch(with_submodules(&bench, &server.url("app.git")));
