@@ -1,6 +1,7 @@
 //! `/v1/projects` and the tokens below.
 
 mod secrets;
+mod update;
 
 use kiln::domain::project::Scope;
 use reqwest::{Method, StatusCode};

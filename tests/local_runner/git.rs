@@ -1,4 +1,4 @@
-//! A git server on the loopback interface: `git http-backend` behind axum, one repository with a small program in it.
+//! A git server on the loopback interface: `git http-backend` behind axum, repositories with a small program in them.
 
 use std::{
     fs,
@@ -18,6 +18,7 @@ use tokio::{io::AsyncWriteExt, net::TcpListener, sync::watch, task::JoinHandle};
 
 /// What `RUN ["/p", …]` can do. Static, because the images begin from scratch.
 const PROGRAM: &str = r#"
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,18 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "lines")) {
         for (int i = 1; i <= atoi(argv[2]); i++) printf("line %d\n", i);
         return 0;
+    }
+    if (!strcmp(argv[1], "show")) {
+        FILE *file = fopen(argv[2], "r");
+        if (!file) return 1;
+        for (int c; (c = getc(file)) != EOF;) putchar(c);
+        return 0;
+    }
+    if (!strcmp(argv[1], "list")) {
+        struct dirent **entries;
+        int count = scandir(argv[2], &entries, 0, alphasort);
+        for (int i = 0; i < count; i++) printf("entry %s\n", entries[i]->d_name);
+        return count < 0;
     }
     if (!strcmp(argv[1], "give-away")) return fchown(open("/given", O_CREAT | O_WRONLY, 0600), 77, 77);
     if (!strcmp(argv[1], "wait")) {
@@ -40,7 +53,8 @@ int main(int argc, char **argv) {
 }
 "#;
 
-static BINARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
+/// The same, compiled.
+pub(crate) static BINARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("folder");
     let (source, binary) = (folder.path().join("p.c"), folder.path().join("p"));
     fs::write(&source, PROGRAM).expect("written");
@@ -64,28 +78,14 @@ pub(crate) struct GitServer {
 impl GitServer {
     /// Serves `app.git`, which holds the program `p` and this Dockerfile.
     pub(crate) async fn start(dockerfile: &str) -> Self {
-        let folder = tempfile::tempdir().expect("folder");
-        let work = folder.path().join("work");
-        fs::create_dir(&work).expect("made");
-        fs::write(work.join("Dockerfile"), dockerfile).expect("written");
-        fs::write(work.join("p"), &*BINARY).expect("written");
-        run(Command::new("chmod").arg("+x").arg(work.join("p")));
-        git(&work, &["init", "-q", "-b", "main"]);
-        git(&work, &["add", "."]);
-        git(
-            &work,
-            &[
-                "-c",
-                "user.name=T",
-                "-c",
-                "user.email=t@example.com",
-                "commit",
-                "-qm",
-                "x",
-            ],
-        );
-        git(folder.path(), &["clone", "-q", "--bare", "work", "app.git"]);
+        let server = Self::empty().await;
+        server.add("app.git", &[("Dockerfile", dockerfile)], None);
+        server
+    }
 
+    /// Serves nothing yet.
+    pub(crate) async fn empty() -> Self {
+        let folder = tempfile::tempdir().expect("folder");
         let (open, requests) = (watch::Sender::new(true), watch::Sender::new(0));
         let app =
             Router::new()
@@ -103,12 +103,46 @@ impl GitServer {
         }
     }
 
+    /// Adds a repository with the program `p` and these files in one commit, and where it is told so, another one of
+    /// the repositories as a submodule in a folder. Returns the commit.
+    pub(crate) fn add(&self, name: &str, files: &[(&str, &str)], submodule: Option<(&str, &str)>) -> String {
+        let work = self.folder.path().join("work").join(name);
+        for (path, content) in files {
+            let path = work.join(path);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            fs::write(path, content).expect("written");
+        }
+        fs::write(work.join("p"), &*BINARY).expect("written");
+        run(Command::new("chmod").arg("+x").arg(work.join("p")));
+        git(&work, &["init", "-q", "-b", "main"]);
+        git(&work, &["add", "."]);
+        if let Some((path, other)) = submodule {
+            let modules = format!("[submodule \"m\"]\n\tpath = {path}\n\turl = ../{other}\n");
+            fs::write(work.join(".gitmodules"), modules).expect("written");
+            git(&work, &["add", ".gitmodules"]);
+            let link = format!("160000,{},{path}", self.commit_of(other));
+            git(&work, &["update-index", "--add", "--cacheinfo", &link]);
+        }
+        let person = ["-c", "user.name=T", "-c", "user.email=t@example.com"];
+        git(&work, &[&person[..], &["commit", "-qm", "x"]].concat());
+        let (work, bare) = (work.display().to_string(), self.folder.path().join(name));
+        git(
+            self.folder.path(),
+            &["clone", "-q", "--bare", &work, &bare.display().to_string()],
+        );
+        self.commit_of(name)
+    }
+
     pub(crate) fn url(&self, repository: &str) -> String {
         format!("http://{}/{repository}", self.address)
     }
 
     pub(crate) fn commit(&self) -> String {
-        git(&self.folder.path().join("app.git"), &["rev-parse", "HEAD"])
+        self.commit_of("app.git")
+    }
+
+    fn commit_of(&self, repository: &str) -> String {
+        git(&self.folder.path().join(repository), &["rev-parse", "HEAD"])
     }
 
     /// Waits until somebody has asked for something.
