@@ -8,7 +8,7 @@ packages=(
     containerd runc containernetworking-plugins iptables iproute2 conntrack # nodes
     buildah skopeo docker-registry debootstrap busybox-static               # images
     lighttpd apache2-utils openssh-server              # git servers, password files
-    git uidmap libcap2-bin openssl gcc libc6-dev jq curl ca-certificates postgresql
+    git git-lfs uidmap libcap2-bin openssl gcc libc6-dev jq curl ca-certificates postgresql
 )
 
 missing=()

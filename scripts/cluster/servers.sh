@@ -66,6 +66,7 @@ server.port = 3000
 server.errorlog = "$LOGS/git-server-errors.log"
 server.upload-dirs = ("$RUN")
 alias.url = ("/" => "/usr/lib/git-core/git-http-backend/")
+\$HTTP["url"] =~ "/info/lfs/" { alias.url := ("/" => "$HERE/git-lfs.sh/") }
 cgi.assign = ("" => "")
 setenv.add-environment = (
     "GIT_PROJECT_ROOT" => "$GIT_DIR_ROOT",
