@@ -2,6 +2,7 @@
 
 mod builds;
 mod git;
+mod queue;
 mod restarts;
 mod service;
 mod sources;

@@ -54,7 +54,7 @@ enum BlockKind {
     Limit,
     /// No worker runs.
     NoWorker,
-    /// The cluster can't be used.
+    /// The cluster, or the host of the local runner, can't be used.
     Cluster,
     /// An attempt has failed; the next one comes after a pause.
     Backoff,
@@ -158,7 +158,7 @@ fn block(
     }
     if queue.ready_workers == 0 {
         let reason = queue.not_ready.as_deref().unwrap_or("no reason was given");
-        return block(BlockKind::Cluster, format!("the cluster can't be used: {reason}"));
+        return block(BlockKind::Cluster, format!("no build can be launched: {reason}"));
     }
     if *available_at > now {
         let failure = build.attempts.last().and_then(|attempt| attempt.failure.as_ref());
@@ -174,10 +174,10 @@ fn block(
     if queue.live >= limit {
         return block(
             BlockKind::Limit,
-            format!(
-                "{} builds are running, which is as many as this installation allows",
-                queue.live
-            ),
+            match queue.live {
+                1 => "a build is running, which is as many as this installation allows".to_owned(),
+                live => format!("{live} builds are running, which is as many as this installation allows"),
+            },
         );
     }
     None

@@ -69,7 +69,7 @@ async fn what_blocks_a_build_is_told(pool: PgPool) {
         .expect("stores");
     assert_eq!(
         blocked().await,
-        json!({"kind": "cluster", "message": "the cluster can't be used: the namespace is missing"})
+        json!({"kind": "cluster", "message": "no build can be launched: the namespace is missing"})
     );
     waiting::set_readiness(&pool, worker, None).await.expect("stores");
 
