@@ -5,6 +5,7 @@
 
 mod changes;
 mod heads;
+mod history;
 pub mod metrics;
 pub mod reader;
 pub mod signals;
@@ -13,6 +14,7 @@ pub mod writer;
 pub use self::{
     changes::ChangeReader,
     heads::{Heads, Subscription},
+    history::{History, ReadError},
     reader::Reader,
     signals::Signals,
     writer::{AppendError, Writer},

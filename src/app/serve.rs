@@ -25,7 +25,7 @@ use crate::{
     domain::clock::{Clock, SystemClock},
     engine::{self, Context, ServiceAccess},
     http,
-    journal::{Signals, Writer},
+    journal::{History, Signals, Writer},
     runner::{Readiness, Runner, verify::Verifier},
     store::{self, attempt_keys::AttemptKeys, secrets::seal::Keyring},
 };
@@ -169,6 +169,7 @@ impl Service {
         let metrics = http::Metrics::register(&mut self.metrics);
         let app = http::App {
             pool: self.pool.clone(),
+            history: History::new(self.pool.clone()),
             signals: self.signals.clone(),
             limits: Arc::new(self.config.limits.clone()),
             uploads: Arc::new(http::Uploads::new(self.config.uploads.clone(), reachable)),

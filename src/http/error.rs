@@ -14,6 +14,7 @@ use crate::{
         spec::reader::FieldError,
         state::{IllegalTransition, StateName},
     },
+    journal::ReadError,
     store::{self, secrets::seal::SealError},
 };
 
@@ -147,6 +148,14 @@ pub(super) enum Missing {
     Upload,
     /// The secret.
     Secret,
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(error) => Self::Store(error),
+        }
+    }
 }
 
 impl From<IllegalTransition> for ApiError {

@@ -11,7 +11,7 @@ use url::Url;
 use super::{cors::Cors, metrics::Metrics, stream::sse::StreamTiming, uploads::Uploads};
 use crate::{
     domain::{clock::Clock, id::BuildId, spec::Limits},
-    journal::Signals,
+    journal::{History, Signals},
     store::{attempt_keys::AttemptKeys, secrets::seal::Keyring},
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub struct App {
     /// The database.
     pub pool: PgPool,
+    /// What has happened to builds.
+    pub history: History,
     /// News to and from the rest of the replica.
     pub signals: Signals,
     /// What requests may ask for.

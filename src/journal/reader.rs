@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
-
-use super::{Signals, heads::Subscription};
+use super::{History, ReadError, Signals, heads::Subscription};
 use crate::{
     domain::{event::Event, id::BuildId},
-    store::{self, Error, builds::Progress, journal::Page},
+    store::{self, builds::Progress, journal::Page},
 };
 
 /// Reads a journal in order, from after a sequence number until its end.
 pub struct Reader {
-    pool: PgPool,
+    history: History,
     signals: Signals,
     subscription: Subscription,
     build: BuildId,
@@ -37,13 +35,18 @@ impl Opened {
 
 impl Reader {
     /// A reader of the entries after `after`; 0 for all. `None` when there is no such build.
-    pub async fn open(pool: &PgPool, signals: &Signals, build: BuildId, after: i64) -> Result<Option<Opened>, Error> {
+    pub async fn open(
+        history: &History,
+        signals: &Signals,
+        build: BuildId,
+        after: i64,
+    ) -> Result<Option<Opened>, ReadError> {
         let subscription = signals.heads().subscribe(build);
-        let Some(progress) = store::builds::progress(pool, build).await? else {
+        let Some(progress) = store::builds::progress(history.pool(), build).await? else {
             return Ok(None);
         };
         let reader = Self {
-            pool: pool.clone(),
+            history: history.clone(),
             signals: signals.clone(),
             subscription,
             build,
@@ -59,7 +62,7 @@ impl Reader {
     }
 
     /// The next entries; waits for some. `None` after the end. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Result<Option<Page>, Error> {
+    pub async fn next(&mut self) -> Result<Option<Page>, ReadError> {
         let mut waited = false;
         loop {
             if let Some(page) = self.available().await? {
@@ -67,7 +70,7 @@ impl Reader {
             }
             // Woken without an entry: the build may have been deleted, or have ended before where this reader began.
             if waited && !self.ended {
-                let progress = store::builds::progress(&self.pool, self.build).await?;
+                let progress = store::builds::progress(self.history.pool(), self.build).await?;
                 self.ended = progress.is_none_or(|now| now.state.is_terminal() && self.after >= now.head);
             }
             if self.ended {
@@ -79,11 +82,11 @@ impl Reader {
     }
 
     /// The next entries that are there already; `None` when there are none.
-    pub async fn available(&mut self) -> Result<Option<Page>, Error> {
+    pub async fn available(&mut self) -> Result<Option<Page>, ReadError> {
         if self.ended {
             return Ok(None);
         }
-        let page = store::journal::read(&self.pool, self.build, self.after).await?;
+        let page = self.history.read(self.build, self.after).await?;
         let Some((last, event)) = page.last() else {
             return Ok(None);
         };

@@ -9,7 +9,7 @@ use kiln::{
     http::{
         App, Cors, Health, Metrics, Random, StreamTiming, UploadConfig, Uploads, router, serve, token::BearerToken,
     },
-    journal::Signals,
+    journal::{History, Signals},
     store::{
         attempt_keys::AttemptKeys,
         projects,
@@ -60,6 +60,7 @@ impl TestApp {
         let mut registry = Registry::default();
         let mut app = App {
             pool: pool.clone(),
+            history: History::new(pool.clone()),
             signals: signals.clone(),
             limits: Arc::new(Limits::default()),
             uploads: Arc::new(Uploads::new(UploadConfig::default(), true)),

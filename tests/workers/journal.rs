@@ -8,7 +8,7 @@ use kiln::{
         event::{Event, Log, LogStream, StepName},
         id::ReplicaId,
     },
-    journal::{AppendError, Reader, Signals, Writer},
+    journal::{AppendError, History, Reader, Signals, Writer},
     store::{
         self, Lease,
         entries::pack,
@@ -79,9 +79,9 @@ async fn concurrent_readers_see_every_entry_once_and_in_order(pool: PgPool) {
 
     let mut readers = tokio::task::JoinSet::new();
     for lease in leases.iter().cycle().take(24) {
-        let (pool, signals, build) = (pool.clone(), signals.clone(), lease.attempt.build);
+        let (history, signals, build) = (History::new(pool.clone()), signals.clone(), lease.attempt.build);
         readers.spawn(async move {
-            let mut reader = Reader::open(&pool, &signals, build, 0)
+            let mut reader = Reader::open(&history, &signals, build, 0)
                 .await
                 .expect("opens")
                 .expect("exists")
@@ -187,7 +187,8 @@ async fn a_lost_lease_appends_nothing_and_spares_the_others(pool: PgPool) {
 async fn a_reader_ahead_of_the_journal_ends_with_the_build(pool: PgPool) {
     let build = create(&pool).await;
     let (signals, _exchange) = Signals::new(pool.clone());
-    let mut reader = Reader::open(&pool, &signals, build, 500)
+    let history = History::new(pool.clone());
+    let mut reader = Reader::open(&history, &signals, build, 500)
         .await
         .expect("opens")
         .expect("exists")

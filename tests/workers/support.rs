@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use kiln::{
     domain::{clock::SystemClock, id::BuildId, spec::BuildSpec, state::StateName},
     engine::{self, Context, ServiceAccess, metrics::Metrics},
-    journal::{Reader, Signals, Writer},
+    journal::{History, Reader, Signals, Writer},
     runner::{registry::Registry, verify::Verifier},
     store::{
         self,
@@ -90,7 +90,7 @@ pub(super) async fn wait_for_state(pool: &PgPool, build: BuildId, wanted: StateN
 /// The whole journal of a finished build.
 pub(super) async fn journal(pool: &PgPool, build: BuildId) -> Vec<(i64, kiln::domain::event::Event)> {
     let (signals, _exchange) = Signals::new(pool.clone());
-    let mut opened = Reader::open(pool, &signals, build, 0)
+    let mut opened = Reader::open(&History::new(pool.clone()), &signals, build, 0)
         .await
         .expect("reads")
         .expect("exists");

@@ -57,7 +57,7 @@ pub(in crate::http) async fn events(
 ) -> Result<Response, ApiError> {
     accept::choose(&headers, &[EVENT_STREAM])?;
     let after = sse::last_event_id(&headers)?.unwrap_or(params.from);
-    let opened = Reader::open(&app.pool, &app.signals, build.id, after)
+    let opened = Reader::open(&app.history, &app.signals, build.id, after)
         .await?
         .ok_or(ApiError::NotFound(Missing::Build))?;
     Ok(sse::respond(&app, opened, Selection::Everything))

@@ -86,7 +86,7 @@ pub(in crate::http) async fn logs(
         EVENT_STREAM => sse::last_event_id(&headers)?.unwrap_or(params.from),
         _ => params.from,
     };
-    let opened = Reader::open(&app.pool, &app.signals, id, after)
+    let opened = Reader::open(&app.history, &app.signals, id, after)
         .await?
         .ok_or(ApiError::NotFound(Missing::Build))?;
     let selection = Selection::Output(params.step);

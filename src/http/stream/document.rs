@@ -12,8 +12,8 @@ use super::{Selection, encode};
 use crate::{
     domain::event::Event,
     http::{accept, metrics::OpenStream, state::App},
-    journal::{Reader, reader::Opened},
-    store::{self, journal::Page},
+    journal::{ReadError, Reader, reader::Opened},
+    store::journal::Page,
 };
 
 /// How the output is written.
@@ -31,7 +31,7 @@ enum Cut {
     #[error("the server is stopping")]
     Stopping,
     #[error("the journal can't be read")]
-    Store(#[from] store::Error),
+    Read(#[from] ReadError),
 }
 
 /// The output as it is now, or with `follow` until the build is over.
@@ -104,7 +104,7 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub(super) async fn next(&mut self) -> Result<Option<Page>, store::Error> {
+    pub(super) async fn next(&mut self) -> Result<Option<Page>, ReadError> {
         match self.until {
             None => self.reader.next().await,
             Some(head) if self.reader.position() < head => self.reader.available().await,

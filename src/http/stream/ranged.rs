@@ -18,8 +18,7 @@ use crate::{
         error::{ApiError, Missing},
         state::App,
     },
-    journal::{Reader, reader::Opened},
-    store,
+    journal::{ReadError, Reader, reader::Opened},
 };
 
 /// The whole text, or the range that was asked for.
@@ -39,7 +38,7 @@ pub(in crate::http) async fn respond(
         Some(range) => {
             let length = length(opened.reader, head, selection).await?;
             let (first, last) = range.within(length).ok_or(ApiError::RangeNotSatisfiable(length))?;
-            let opened = Reader::open(&app.pool, &app.signals, id, after)
+            let opened = Reader::open(&app.history, &app.signals, id, after)
                 .await?
                 .ok_or(ApiError::NotFound(Missing::Build))?;
             let body = slice(opened.reader, head, selection, first, last);
@@ -61,7 +60,7 @@ pub(in crate::http) async fn respond(
     Ok(response)
 }
 
-async fn length(reader: Reader, head: i64, selection: Selection) -> Result<u64, store::Error> {
+async fn length(reader: Reader, head: i64, selection: Selection) -> Result<u64, ReadError> {
     let mut pages = Pages {
         reader,
         until: Some(head),
@@ -101,7 +100,7 @@ fn slice(reader: Reader, head: i64, selection: Selection, first: u64, last: u64)
             bytes.truncate(clamp(slice.take, bytes.len()));
             slice.take -= bytes.len() as u64;
             if !bytes.is_empty() {
-                return Ok::<_, store::Error>(Some((bytes, slice)));
+                return Ok::<_, ReadError>(Some((bytes, slice)));
             }
         }
         Ok(None)

@@ -15,8 +15,7 @@ use super::{Selection, encode};
 use crate::{
     domain::state::StateName,
     http::{error::ApiError, metrics::OpenStream, state::App},
-    journal::{ChangeReader, Reader, reader::Opened},
-    store,
+    journal::{ChangeReader, ReadError, Reader, reader::Opened},
 };
 
 /// When streams say something, and how long they live.
@@ -77,7 +76,7 @@ pub(in crate::http) fn respond_changes(app: &App, reader: ChangeReader, states: 
 /// Where the events of a stream come from.
 trait Source: Send + 'static {
     /// The next events; waits for some. `None` at the end of all. Dropping the future loses nothing.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, store::Error>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, ReadError>> + Send;
 }
 
 /// A build's journal.
@@ -87,7 +86,7 @@ struct Entries {
 }
 
 impl Source for Entries {
-    async fn next(&mut self) -> Result<Option<Bytes>, store::Error> {
+    async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         loop {
             let Some(page) = self.reader.next().await? else {
                 return Ok(None);
@@ -111,7 +110,7 @@ struct Changes {
 }
 
 impl Source for Changes {
-    async fn next(&mut self) -> Result<Option<Bytes>, store::Error> {
+    async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         loop {
             let page = self.reader.next().await?;
             let mut out = Vec::new();
