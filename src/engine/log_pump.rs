@@ -248,13 +248,18 @@ impl Lines {
             .ok()
             .and_then(chrono::DateTime::from_timestamp_millis)
             .unwrap_or_default();
-        let lost = frame.number - self.cursor.line - 1;
+        let truncated = frame.stream == Stream::Truncated;
+        let lost = frame.number - self.cursor.line - u64::from(!truncated);
         if lost > 0 {
             self.open = false;
             self.events.push(Event::Gap(Gap {
                 step: self.step,
                 lines: Some(lost),
-                reason: "the cluster rotated the log away before it could be read".to_owned(),
+                reason: if truncated {
+                    decode(frame.text).0
+                } else {
+                    "the cluster rotated the log away before it could be read".to_owned()
+                },
                 at,
             }));
         }
@@ -265,6 +270,7 @@ impl Lines {
         let stream = match frame.stream {
             Stream::Stdout => LogStream::Stdout,
             Stream::Stderr => LogStream::Stderr,
+            Stream::Truncated => return,
             Stream::Step => match serde_json::from_slice(frame.text) {
                 Ok(record) => {
                     self.open = false;
@@ -339,4 +345,27 @@ fn decode(bytes: &[u8]) -> (String, u64) {
         }
     }
     (text, replaced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_agent_dropped_is_one_gap_of_as_many_lines() {
+        let mut lines = Lines::new(StepName::Build, 1, StepCursor::default());
+        lines.take(b"1 0 o. one\n4 0 t. no room\n5 0 o. five\n4 0 t. no room\n8 0 o. eight\n");
+        let (events, cursor) = lines.finish();
+        assert_eq!(cursor.line, 8);
+        let seen: Vec<_> = events
+            .iter()
+            .map(|event| match event {
+                Event::Log(log) => log.text.clone(),
+                Event::Gap(gap) => format!("{} lines: {}", gap.lines.unwrap(), gap.reason),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let rotated = "2 lines: the cluster rotated the log away before it could be read";
+        assert_eq!(seen, ["one\n", "3 lines: no room", "five\n", rotated, "eight\n"]);
+    }
 }

@@ -175,7 +175,7 @@ impl Batch<'_> {
     pub(crate) fn line(&mut self, text: &[u8], partial: bool) {
         let slot = match self.stream {
             Stream::Stdout => 0,
-            Stream::Stderr | Stream::Step => 1,
+            Stream::Stderr | Stream::Step | Stream::Truncated => 1,
         };
         if self.state.unfinished[slot].is_some_and(|writer| writer != self.writer) {
             self.frame(b"", false);

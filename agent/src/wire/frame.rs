@@ -16,6 +16,9 @@ pub enum Stream {
     Stderr,
     /// No output: the text is a [`super::step::StepRecord`] as JSON.
     Step,
+    /// No output: the lines up to this number, as many as are missing before it and this one, were dropped because
+    /// there was no room for them. The text says why, for people.
+    Truncated,
 }
 
 /// One framed line, borrowed from the buffer that it was read into. The text is bytes: builds print what they like.
@@ -44,6 +47,7 @@ impl<'a> Frame<'a> {
             Stream::Stdout => b'o',
             Stream::Stderr => b'e',
             Stream::Step => b's',
+            Stream::Truncated => b't',
         });
         out.push(if self.partial { b'+' } else { b'.' });
         out.push(b' ');
@@ -63,6 +67,7 @@ impl<'a> Frame<'a> {
             b'o' => Stream::Stdout,
             b'e' => Stream::Stderr,
             b's' => Stream::Step,
+            b't' => Stream::Truncated,
             _ => return None,
         };
         let partial = match end {
