@@ -7,9 +7,12 @@ pub mod error;
 pub mod ignore;
 
 mod api;
+mod cancel;
 mod follow;
 mod git_url;
 mod interrupt;
+mod keyboard;
+mod live;
 mod problem;
 mod screen;
 mod settings;

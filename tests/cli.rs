@@ -3,12 +3,15 @@
 mod cli {
     mod completions;
     mod connection;
+    mod display;
     mod folder;
     mod follow;
     mod interrupt;
     mod secrets;
     mod support;
+    mod terminal;
     mod verbs;
+    mod wire;
 
     #[expect(dead_code, reason = "the tests of the API use more of it")]
     #[path = "../api/support.rs"]

@@ -77,6 +77,9 @@ pub(super) enum ClientError {
     /// The service was reached, but not for long enough.
     #[error("the connection to {url} is gone{}", .instead.as_deref().map(|text| format!(": {text}")).unwrap_or_default())]
     Lost { url: Url, instead: Option<String> },
+    /// The service was away when a build was to be cancelled.
+    #[error("{source}\n  The build is not cancelled, and goes on. Once the service is there again: kiln cancel {id}")]
+    NotCancelled { id: String, source: Box<ClientError> },
     /// The service refused.
     #[error("{0}")]
     Problem(Box<Problem>),
@@ -97,12 +100,22 @@ impl ClientError {
         Self::Usage(format!("can't read {}: {source}", path.display()))
     }
 
+    /// Whether it may be different the next time: the service is away, or what stands in front of it answers for it.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Problem(problem) => problem.status >= 500 || matches!(problem.status, 408 | 429),
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::NotKiln { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The exit code for it.
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) | Self::Context(_) => Exit::Usage,
             Self::NoToken { .. } => Exit::Denied,
             Self::Unreachable { .. } | Self::Lost { .. } | Self::NotKiln { .. } => Exit::Unavailable,
+            Self::NotCancelled { source, .. } => source.exit(),
             Self::Problem(problem) => match problem.status {
                 401 | 403 => Exit::Denied,
                 400 | 413 | 415 | 422 => Exit::Usage,

@@ -123,14 +123,8 @@ impl Task {
                 }
                 Err(error) => error,
             };
-            let passing = match &error {
-                ClientError::Problem(problem) => problem.status >= 500 || matches!(problem.status, 408 | 429),
-                // What stands in front of the service answers for it while it is away.
-                ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::NotKiln { .. } => true,
-                _ => false,
-            };
             let since = *away.get_or_insert_with(Instant::now);
-            if !passing || !self.known || since.elapsed() > PATIENCE {
+            if !error.is_passing() || !self.known || since.elapsed() > PATIENCE {
                 return self.fail(error).await;
             }
             let progress = self.position > before;

@@ -4,29 +4,20 @@
 //! standard error. On a terminal the output scrolls above a few lines that are redrawn.
 
 use std::{
-    collections::BTreeMap,
     io::{self, IsTerminal as _, Write},
-    time::Duration,
+    time::Instant,
 };
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
-use console::{Term, truncate_str};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::Term;
 
 use super::{
     args::Color,
+    live::{Live, Sending, Size, Work, frame},
     text::harmless,
-    wire::{Entry, Event, Gap, Status, Step},
+    wire::{Entry, Event, Gap, Status},
 };
-
-/// How often what is redrawn is redrawn.
-const TICK: Duration = Duration::from_millis(120);
-/// Most steps of a builder that are shown at work at the same time.
-const AT_WORK: usize = 4;
-
-/// Columns of a redrawn line that its text leaves free.
-const ROOM: usize = 16;
 
 /// Standard output and error, with colours where they are wanted.
 pub(super) struct Screen {
@@ -34,6 +25,7 @@ pub(super) struct Screen {
     error: AutoStream<io::Stderr>,
     /// Whether there is somebody who can be asked.
     pub(super) interactive: bool,
+    /// What is redrawn below the lines that stay.
     live: Option<Live>,
     /// Whether the output ended within a line.
     within_line: bool,
@@ -50,20 +42,6 @@ pub(super) enum Output {
     Out,
     /// To standard error, because something else is standard output's.
     Error,
-}
-
-struct Live {
-    bars: MultiProgress,
-    /// What the build is doing.
-    status: ProgressBar,
-    /// Steps of the builder that are at work.
-    steps: BTreeMap<u64, ProgressBar>,
-    done: u64,
-    cached: u64,
-    state: String,
-    step: String,
-    /// Whether it is taken away at present.
-    hidden: bool,
 }
 
 /// Green, red, yellow: how something went.
@@ -125,16 +103,35 @@ impl Screen {
     /// Says something about what goes on: a line that stays.
     pub(super) fn say(&mut self, text: &str) -> io::Result<()> {
         self.end_line()?;
-        match &self.live {
-            Some(live) if !live.hidden => live.line(&self.colored(text)),
-            _ => writeln!(self.error, "{text}"),
+        if self.live.is_some() {
+            let text = match self.error.current_choice() {
+                ColorChoice::Never => anstream::adapter::strip_str(text).to_string(),
+                _ => text.to_owned(),
+            };
+            return self.draw(&(text + "\n"));
         }
+        writeln!(self.error, "{text}")
     }
 
-    fn colored(&self, text: &str) -> String {
-        match self.error.current_choice() {
-            ColorChoice::Never => anstream::adapter::strip_str(text).to_string(),
-            _ => text.to_owned(),
+    /// Lets these lines scroll by, and draws what stands below them.
+    fn draw(&self, above: &str) -> io::Result<()> {
+        let lines = self.live.as_ref().map(|live| live.lines(Instant::now()));
+        let (rows, columns) = Term::stderr().size();
+        let size = Size {
+            columns: columns.into(),
+            rows: rows.into(),
+        };
+        // In one piece, so that nothing is seen half drawn.
+        io::stderr()
+            .lock()
+            .write_all(frame(above, &lines.unwrap_or_default(), size).as_bytes())
+    }
+
+    /// Draws what is redrawn as it is now, for the terminal as it is now.
+    pub(super) fn tick(&self) -> io::Result<()> {
+        match self.live {
+            Some(_) => self.draw(""),
+            None => Ok(()),
         }
     }
 
@@ -148,47 +145,41 @@ impl Screen {
         Ok(())
     }
 
-    /// A bar for something whose size is known, on a terminal.
-    pub(super) fn bar(&self, total: u64, what: &str) -> ProgressBar {
-        if !self.interactive {
-            return ProgressBar::hidden();
-        }
-        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-        // The template is constant; without it there is only a plainer bar.
-        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {eta}") {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        bar.set_message(what.to_owned());
-        bar
-    }
-
     /// Begins to show what a build is doing now, where that can be redrawn.
-    pub(super) fn begin(&mut self, output: Output) {
+    pub(super) fn begin(&mut self, output: Output) -> io::Result<()> {
         self.output = output;
         if self.interactive {
-            self.live = Some(Live::new());
+            self.live = Some(Live::Build(Work::new(Instant::now())));
         }
+        self.tick()
     }
 
-    /// Takes what is redrawn away, to ask something or for good.
-    pub(super) fn pause(&mut self) {
-        if let Some(live) = &mut self.live {
-            live.hide();
+    /// Shows how much of a folder has been sent, where that can be redrawn.
+    pub(super) fn sending(&mut self, what: &str, bytes: u64, sent: u64) -> io::Result<()> {
+        if self.interactive {
+            self.live = Some(Live::Sending(Sending {
+                what: what.to_owned(),
+                bytes,
+                sent,
+            }));
         }
+        self.tick()
     }
 
-    /// Shows it again.
-    pub(super) fn resume(&mut self) {
-        if let Some(live) = &mut self.live {
-            live.show();
-        }
-    }
-
-    /// Takes what is redrawn away for good; the cursor stands at the beginning of a line.
+    /// Takes what is redrawn away; the cursor stands at the beginning of a line.
     pub(super) fn end(&mut self) -> io::Result<()> {
-        self.pause();
-        self.live = None;
+        if self.live.take().is_some() {
+            self.draw("")?;
+        }
         self.end_line()
+    }
+
+    /// Asks the person at the terminal something, or withdraws what was asked.
+    pub(super) fn ask(&mut self, question: Option<&str>) -> io::Result<()> {
+        if let Some(Live::Build(work)) = &mut self.live {
+            work.ask(question.map(ToOwned::to_owned));
+        }
+        self.tick()
     }
 
     /// The connection is gone.
@@ -215,10 +206,11 @@ impl Screen {
             }
             Event::Status(status) => self.status(status),
             Event::Step(step) => {
-                if let Some(live) = &mut self.live {
-                    live.on_step(step);
+                if let Some(Live::Build(work)) = &mut self.live {
+                    let name = harmless(step.name.as_deref().unwrap_or("a step"));
+                    work.on_step(step, name, Instant::now());
                 }
-                Ok(())
+                self.tick()
             }
             Event::End(_) | Event::Other => Ok(()),
         }
@@ -226,11 +218,9 @@ impl Screen {
 
     /// Output of the build.
     pub(super) fn output(&mut self, text: &str) -> io::Result<()> {
-        if let Some(live) = &self.live {
-            for line in text.lines() {
-                live.line(&harmless(line))?;
-            }
-            return Ok(());
+        if self.live.is_some() {
+            let lines: String = text.lines().map(|line| harmless(line) + "\n").collect();
+            return self.draw(&lines);
         }
         let terminal = match self.output {
             Output::Out => io::stdout().is_terminal(),
@@ -258,16 +248,14 @@ impl Screen {
     }
 
     fn status(&mut self, status: &Status) -> io::Result<()> {
-        if let Some(live) = &mut self.live {
-            live.state.clone_from(&status.state);
-            live.redraw();
+        if let Some(Live::Build(work)) = &mut self.live {
+            work.set_state(&status.state);
         }
         let attempt = status.attempt.unwrap_or(1);
         match (&status.failure, status.state.as_str()) {
             (Some(failure), "queued") => {
-                if let Some(live) = &mut self.live {
-                    live.forget_steps();
-                    (live.done, live.cached) = (0, 0);
+                if let Some(Live::Build(work)) = &mut self.live {
+                    work.start_over();
                 }
                 let text = format!(
                     "kiln: attempt {attempt} failed ({}): {}; it is tried again",
@@ -285,7 +273,16 @@ impl Screen {
                 };
                 self.say(&styled(FAINT, &text))
             }
-            _ => Ok(()),
+            _ => self.tick(),
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // Whatever went wrong, nothing stays behind. There is nothing to do about a terminal that is gone.
+        if self.live.take().is_some() {
+            let _ = self.draw("");
         }
     }
 }
@@ -298,108 +295,4 @@ fn notice(gap: &Gap) -> String {
         None => "output is missing".to_owned(),
     };
     format!("[kiln: {what} here: {}]\n", gap.reason.replace(['\n', '\r'], " "))
-}
-
-/// A text that leaves room on its line: were the line full, the `^C` that a terminal shows for Ctrl-C would begin another,
-/// and what is redrawn would be sought in the wrong place.
-fn short(text: &str) -> String {
-    let (_, columns) = Term::stderr().size();
-    let room = usize::from(columns).saturating_sub(ROOM).max(1);
-    truncate_str(text, room, "…").into_owned()
-}
-
-impl Live {
-    fn new() -> Self {
-        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        let mut live = Self {
-            status: bars.add(Self::spinner("{spinner} {elapsed:>4} {msg}")),
-            steps: BTreeMap::new(),
-            done: 0,
-            cached: 0,
-            state: "queued".to_owned(),
-            step: String::new(),
-            hidden: false,
-            bars,
-        };
-        live.show();
-        live
-    }
-
-    fn spinner(template: &str) -> ProgressBar {
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.tick_strings(&["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏", " "]));
-        }
-        bar
-    }
-
-    fn line(&self, text: &str) -> io::Result<()> {
-        self.bars.println(text)
-    }
-
-    fn show(&mut self) {
-        self.bars.set_draw_target(ProgressDrawTarget::stderr());
-        self.hidden = false;
-        for bar in self.steps.values().chain([&self.status]) {
-            bar.enable_steady_tick(TICK);
-        }
-        self.redraw();
-    }
-
-    fn hide(&mut self) {
-        // Nothing draws any more when it is cleared.
-        for bar in self.steps.values().chain([&self.status]) {
-            bar.disable_steady_tick();
-        }
-        // There is nothing to do about a terminal that is gone.
-        let _ = self.bars.clear();
-        self.bars.set_draw_target(ProgressDrawTarget::hidden());
-        self.hidden = true;
-    }
-
-    fn forget_steps(&mut self) {
-        for (_, bar) in std::mem::take(&mut self.steps) {
-            bar.finish_and_clear();
-            self.bars.remove(&bar);
-        }
-    }
-
-    fn redraw(&self) {
-        let mut text = self.state.clone();
-        if !self.step.is_empty() {
-            text = format!("{text} · {}", self.step);
-        }
-        if self.done > 0 {
-            text = format!("{text} · steps done: {}, cached: {}", self.done, self.cached);
-        }
-        self.status.set_message(short(&text));
-    }
-
-    fn on_step(&mut self, step: &Step) {
-        let Some(vertex) = step.vertex else {
-            self.step = if step.phase == "started" {
-                step.step.clone()
-            } else {
-                String::new()
-            };
-            self.redraw();
-            return;
-        };
-        if step.phase == "started" {
-            if self.steps.len() < AT_WORK {
-                let bar = self.bars.add(Self::spinner("  {spinner} {elapsed:>4} {msg}"));
-                bar.set_message(short(&harmless(step.name.as_deref().unwrap_or("a step"))));
-                bar.enable_steady_tick(TICK);
-                self.steps.insert(vertex, bar);
-            }
-            return;
-        }
-        if let Some(bar) = self.steps.remove(&vertex) {
-            bar.finish_and_clear();
-            self.bars.remove(&bar);
-        }
-        self.done += 1;
-        self.cached += u64::from(step.cached == Some(true));
-        self.redraw();
-    }
 }

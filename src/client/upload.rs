@@ -1,6 +1,13 @@
 //! Sending a folder to the service: packed, compressed and sent at the same time, so that neither end holds it in memory.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
@@ -13,6 +20,7 @@ use tokio::sync::mpsc;
 use super::{
     context::{Context, ContextError},
     error::ClientError,
+    live::TICK,
     screen::{FAINT, styled},
     text::size,
     verbs::Session,
@@ -44,9 +52,9 @@ pub(super) async fn send(session: &mut Session, context: Context) -> Result<Valu
         1 => "1 file".to_owned(),
         files => format!("{files} files"),
     };
-    let bar = session.screen.bar(bytes, &format!("Sending {what}"));
     let (sender, pieces) = mpsc::channel(AHEAD);
-    let progress = bar.clone();
+    let read = Arc::new(AtomicU64::new(0));
+    let progress = Arc::clone(&read);
     let packing = tokio::task::spawn_blocking(move || {
         let pieces = Pieces {
             buffer: BytesMut::with_capacity(PIECE),
@@ -54,10 +62,14 @@ pub(super) async fn send(session: &mut Session, context: Context) -> Result<Valu
             bytes: 0,
             sender: sender.clone(),
         };
-        let packed = context.pack(pieces, |read| progress.inc(read)).and_then(|mut pieces| {
-            pieces.flush().map_err(ContextError::Write)?;
-            Ok((hex::encode(pieces.hash.finalize()), pieces.bytes))
-        });
+        let packed = context
+            .pack(pieces, |read| {
+                progress.fetch_add(read, Ordering::Relaxed);
+            })
+            .and_then(|mut pieces| {
+                pieces.flush().map_err(ContextError::Write)?;
+                Ok((hex::encode(pieces.hash.finalize()), pieces.bytes))
+            });
         if packed.is_err() {
             // An upload that ends early must not look whole. Nobody listens when it was refused.
             let _ = sender.blocking_send(Err(io::Error::other("the folder can't be packed")));
@@ -75,8 +87,15 @@ pub(super) async fn send(session: &mut Session, context: Context) -> Result<Valu
     request = request
         .header(header::CONTENT_TYPE, "application/gzip")
         .body(Body::wrap_stream(body));
-    let answer = session.api.send_unlimited(request).await;
-    bar.finish_and_clear();
+    let mut answer = pin!(session.api.send_unlimited(request));
+    let mut ticks = tokio::time::interval(TICK);
+    let answer = loop {
+        tokio::select! {
+            answer = &mut answer => break answer,
+            _ = ticks.tick() => session.screen.sending(&what, bytes, read.load(Ordering::Relaxed))?,
+        }
+    };
+    session.screen.end()?;
     let packed = match packing.await {
         Ok(packed) => packed,
         Err(error) => return Err(ClientError::Output(io::Error::other(error))),

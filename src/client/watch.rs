@@ -1,13 +1,19 @@
 //! Attending a build from a terminal: its output and state until it is over, Ctrl-C included.
 
+use std::future::pending;
+
 use chrono::{TimeDelta, Utc};
 use serde_json::Value;
+use tokio::{sync::oneshot, time::MissedTickBehavior};
 
 use super::{
     api::Api,
+    cancel::{Canceller, Told},
     error::{ClientError, Exit},
     follow::{Follower, News, What},
-    interrupt::{Interrupts, Wish},
+    interrupt::Interrupts,
+    keyboard::{Keyboard, QUESTION, Wish},
+    live::TICK,
     screen::{BAD, FAINT, Output, Screen, UNSURE, style_of, styled},
     text::span,
     wire::{Build, Event},
@@ -37,47 +43,103 @@ pub(super) enum Attended {
     Detached,
 }
 
+/// How following came to its end.
+enum Followed {
+    /// The build is over.
+    ToTheEnd,
+    /// The person has had enough. `unheard` when the service doesn't know yet that the build was to be cancelled.
+    Left { unheard: bool },
+}
+
+/// What was asked of the person at the terminal, and of the service on their behalf.
+#[derive(Default)]
+struct Asked {
+    /// Their keyboard, as long as it is needed.
+    keyboard: Option<Keyboard>,
+    /// The answer to the question, while it stands.
+    answer: Option<oneshot::Receiver<Wish>>,
+    /// The request to cancel, while it is under way.
+    canceller: Option<Canceller>,
+    /// Whether the build is being cancelled.
+    cancelling: bool,
+}
+
+impl Asked {
+    fn left(&self) -> Followed {
+        Followed::Left {
+            unheard: self.canceller.is_some(),
+        }
+    }
+}
+
+/// The answer, if there is a question.
+async fn answered(answer: &mut Option<oneshot::Receiver<Wish>>) -> Wish {
+    match answer {
+        // Where nobody can be asked, the build goes on.
+        Some(answer) => answer.await.unwrap_or(Wish::Detach),
+        None => pending().await,
+    }
+}
+
+/// What came of the request to cancel, if there is one.
+async fn told(canceller: &mut Option<Canceller>) -> Option<Told> {
+    match canceller {
+        Some(canceller) => canceller.next().await,
+        None => pending().await,
+    }
+}
+
 impl Watch<'_> {
     /// Follows the build until it is over, or until the person at the terminal has had enough.
     pub(super) async fn attend(mut self, interrupts: &mut Interrupts) -> Result<Attended, ClientError> {
         let mut follower = Follower::start(self.api, self.id.clone(), self.what.clone(), self.after, self.known);
-        self.screen.begin(self.output);
-        let ended = self.follow(&mut follower, interrupts).await;
+        self.screen.begin(self.output)?;
+        let end = self.follow(&mut follower, interrupts).await;
         self.screen.end()?;
-        if ended? {
-            let (build, document) = self.outcome().await?;
-            return Ok(Attended::Over(Box::new(build), document));
-        }
         let id = &self.id;
-        self.screen.say(&format!(
-            "kiln: detached; the build goes on. Follow it again with `kiln logs -f {id}`, stop it with `kiln cancel {id}`"
-        ))?;
+        match end? {
+            Followed::ToTheEnd => {
+                let (build, document) = self.outcome().await?;
+                return Ok(Attended::Over(Box::new(build), document));
+            }
+            Followed::Left { unheard: false } => self.screen.say(&format!(
+                "kiln: detached; the build goes on. Follow it again with `kiln logs -f {id}`, stop it with `kiln cancel {id}`"
+            ))?,
+            Followed::Left { unheard: true } => self.screen.say(&format!(
+                "kiln: detached; the service could not be told to cancel the build, which goes on. Stop it with `kiln cancel {id}`"
+            ))?,
+        }
         Ok(Attended::Detached)
     }
 
-    /// Whether the build was followed to its end.
-    async fn follow(&mut self, follower: &mut Follower, interrupts: &mut Interrupts) -> Result<bool, ClientError> {
-        let mut cancelling = false;
+    async fn follow(&mut self, follower: &mut Follower, interrupts: &mut Interrupts) -> Result<Followed, ClientError> {
+        let mut asked = Asked::default();
+        if self.screen.interactive {
+            asked.keyboard = Keyboard::quiet();
+        }
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 person = interrupts.next() => {
-                    let wish = if person && self.screen.interactive && !cancelling {
-                        self.screen.pause();
-                        interrupts.ask(|text| self.screen.say(text)).await?
-                    } else {
-                        Wish::Detach
-                    };
+                    if !self.question(&mut asked, person)? {
+                        return Ok(asked.left());
+                    }
+                }
+                wish = answered(&mut asked.answer) => {
+                    asked.answer = None;
+                    if let Some(keyboard) = &asked.keyboard {
+                        keyboard.answered();
+                    }
+                    self.screen.ask(None)?;
                     match wish {
-                        Wish::Detach => return Ok(false),
-                        Wish::Cancel => {
-                            self.cancel().await?;
-                            cancelling = true;
-                        }
+                        Wish::Detach => return Ok(asked.left()),
+                        Wish::Cancel => asked.canceller = Some(Canceller::start(self.api, &self.id)),
                         Wish::Follow => {}
                     }
-                    self.screen.resume();
                 }
+                told = told(&mut asked.canceller) => self.told(&mut asked, told)?,
                 news = follower.next() => match news {
                     Some(News::Entry(entry)) => {
                         if self.events_as_json {
@@ -91,20 +153,56 @@ impl Watch<'_> {
                     Some(News::Lost) => self.screen.lost()?,
                     Some(News::Back) => self.screen.back()?,
                     Some(News::Failed(error)) => return Err(error),
-                    None => return Ok(true),
+                    None => return Ok(Followed::ToTheEnd),
                 },
+                _ = ticks.tick() => self.screen.tick()?,
             }
         }
     }
 
-    async fn cancel(&mut self) -> Result<(), ClientError> {
-        let request = self.api.post(&["v1", "builds", &self.id, "cancel"]);
-        match self.api.send(request).await {
-            Ok(_) => self.screen.say(&styled(UNSURE, "kiln: cancelling")),
-            // It was quicker; the end says how.
-            Err(ClientError::Problem(problem)) if problem.code == "build_finished" => Ok(()),
-            Err(error) => return Err(error),
-        }?;
+    /// Asks what Ctrl-C is to mean. `false` when it can't be asked, or was already: then it means to detach.
+    fn question(&mut self, asked: &mut Asked, person: bool) -> Result<bool, ClientError> {
+        let decided = asked.answer.is_some() || asked.canceller.is_some() || asked.cancelling;
+        if !person || !self.screen.interactive || decided {
+            return Ok(false);
+        }
+        // One that began in the background may have come to the front.
+        if asked.keyboard.is_none() {
+            asked.keyboard = Keyboard::quiet();
+        }
+        let Some(keyboard) = &asked.keyboard else {
+            return Ok(false);
+        };
+        asked.answer = Some(keyboard.ask());
+        self.screen.ask(Some(QUESTION))?;
+        Ok(true)
+    }
+
+    fn told(&mut self, asked: &mut Asked, told: Option<Told>) -> Result<(), ClientError> {
+        if !matches!(told, Some(Told::Away)) {
+            asked.canceller = None;
+        }
+        match told {
+            Some(Told::Away) => {
+                let text = "kiln: the service doesn't answer; it is asked again to cancel the build";
+                self.screen.say(&styled(UNSURE, text))?;
+            }
+            Some(Told::Accepted) => {
+                asked.cancelling = true;
+                self.screen.say(&styled(UNSURE, "kiln: cancelling"))?;
+            }
+            Some(Told::Refused(error)) => {
+                self.screen
+                    .say(&format!("kiln: the build can't be cancelled: {error}"))?;
+            }
+            Some(Told::GivenUp(source)) => {
+                return Err(ClientError::NotCancelled {
+                    id: self.id.clone(),
+                    source: Box::new(source),
+                });
+            }
+            None => {}
+        }
         Ok(())
     }
 
