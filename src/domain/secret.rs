@@ -305,6 +305,15 @@ pub struct UploadAccess {
     pub token: AttemptToken,
 }
 
+/// Where an attempt pushes its log, and what it shows there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogAccess {
+    /// The log's address, as pods reach the service.
+    pub url: String,
+    /// The attempt's token.
+    pub token: AttemptToken,
+}
+
 /// The decrypted secrets that one attempt needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
@@ -318,6 +327,8 @@ pub struct Credentials {
     pub ssh: Option<SshKey>,
     /// How the source step gets the upload that it is to build from.
     pub upload: Option<UploadAccess>,
+    /// How the attempt pushes its log; absent where attempts can't reach the service.
+    pub log: Option<LogAccess>,
 }
 
 impl Credentials {
@@ -391,6 +402,7 @@ mod tests {
                     secrets: [("id".parse().expect("an id"), SecretBytes::new(value.clone()))].into(),
                     ssh: Some(ssh()),
                     upload: None,
+                    log: None,
                 };
                 let shown = [
                     format!("{credentials:?}"),

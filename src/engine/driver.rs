@@ -1,11 +1,11 @@
 //! Carries one attempt from its claim to its end. The steps can be repeated: a driver that dies anywhere is followed
 //! by another, at this worker or at any, which begins again with the launch and finds what is there.
 
+mod access;
 mod credentials;
 mod launch;
 mod patience;
 mod record;
-mod upload;
 
 use std::time::Duration;
 

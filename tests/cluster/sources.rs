@@ -6,19 +6,13 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use super::support::{Api, Image, Installation, Repository, run, set, text, variable};
+use super::support::{Api, Image, Installation, Repository, run, text, variable};
 
-/// An address at which pods reach this test's service or servers.
+/// An address at which pods reach this test's servers.
 fn reachable() -> String {
     let host = variable("KILN_TEST_HOST_IP");
     let free = TcpListener::bind((host.as_str(), 0)).expect("a port");
     free.local_addr().expect("an address").to_string()
-}
-
-fn serve_to_pods(config: &mut toml::Table) {
-    let address = reachable();
-    set(config, "agent_url", format!("http://{address}"));
-    set(config, "listen", address);
 }
 
 /// Builds, and returns the pushed image.
@@ -85,53 +79,57 @@ fn packed(folder: &Path, compressed: bool) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_reach_their_builds() {
-    run(1, serve_to_pods, async |kiln: &Installation| {
-        let replica = kiln.start().await;
-        let api = &replica.api;
-        let tree = tree();
-        for (compressed, builder) in [(true, "buildkit"), (false, "buildah")] {
-            let upload = api.upload(packed(tree.path(), compressed)).await;
-            let request = json!({
+    run(
+        1,
+        |_| {},
+        async |kiln: &Installation| {
+            let replica = kiln.start().await;
+            let api = &replica.api;
+            let tree = tree();
+            for (compressed, builder) in [(true, "buildkit"), (false, "buildah")] {
+                let upload = api.upload(packed(tree.path(), compressed)).await;
+                let request = json!({
+                    "source": {"type": "upload", "id": upload["id"], "subdir": "app"},
+                    "dockerfile": "/docker/Dockerfile",
+                    "builder": builder,
+                    "images": [kiln.image(&format!("upload-{builder}"))],
+                });
+                let image = image(api, &request).await;
+                assert_eq!(
+                    image.file("all/hello").as_deref(),
+                    Some("hello from the context\n"),
+                    "{builder}"
+                );
+                let listing = image.file("listing").expect("a listing");
+                let listed: Vec<&str> = listing.lines().collect();
+                assert_eq!(listed, [".dockerignore", "hello", "link", "noise"], "{builder}");
+            }
+
+            // A template, from the same archive once more; and one that doesn't hold together.
+            let upload = api.upload(packed(tree.path(), true)).await;
+            let mut request = json!({
                 "source": {"type": "upload", "id": upload["id"], "subdir": "app"},
-                "dockerfile": "/docker/Dockerfile",
-                "builder": builder,
-                "images": [kiln.image(&format!("upload-{builder}"))],
+                "dockerfile": "/docker/templated",
+                "template": {"base": "busybox", "names": ["a", "b"]},
+                "images": [kiln.image("templated")],
             });
             let image = image(api, &request).await;
-            assert_eq!(
-                image.file("all/hello").as_deref(),
-                Some("hello from the context\n"),
-                "{builder}"
+            assert_eq!(image.config["config"]["Labels"]["name.b"], "1");
+            request["template"] = json!({"names": []});
+            let (code, message) = failure(api, &request).await;
+            assert_eq!(code, "dockerfile_invalid", "{message}");
+            assert!(
+                message.contains("line 1") && message.contains("not defined"),
+                "{message}"
             );
-            let listing = image.file("listing").expect("a listing");
-            let listed: Vec<&str> = listing.lines().collect();
-            assert_eq!(listed, [".dockerignore", "hello", "link", "noise"], "{builder}");
-        }
 
-        // A template, from the same archive once more; and one that doesn't hold together.
-        let upload = api.upload(packed(tree.path(), true)).await;
-        let mut request = json!({
-            "source": {"type": "upload", "id": upload["id"], "subdir": "app"},
-            "dockerfile": "/docker/templated",
-            "template": {"base": "busybox", "names": ["a", "b"]},
-            "images": [kiln.image("templated")],
-        });
-        let image = image(api, &request).await;
-        assert_eq!(image.config["config"]["Labels"]["name.b"], "1");
-        request["template"] = json!({"names": []});
-        let (code, message) = failure(api, &request).await;
-        assert_eq!(code, "dockerfile_invalid", "{message}");
-        assert!(
-            message.contains("line 1") && message.contains("not defined"),
-            "{message}"
-        );
-
-        request["template"] = Value::Null;
-        request["source"]["subdir"] = json!("nowhere");
-        let (code, message) = failure(api, &request).await;
-        assert_eq!(code, "source_failed", "{message}");
-        assert!(message.contains("`source.subdir`"), "{message}");
-    })
+            request["template"] = Value::Null;
+            request["source"]["subdir"] = json!("nowhere");
+            let (code, message) = failure(api, &request).await;
+            assert_eq!(code, "source_failed", "{message}");
+            assert!(message.contains("`source.subdir`"), "{message}");
+        },
+    )
     .await;
 }
 

@@ -2,6 +2,7 @@
 
 mod api;
 mod deployment;
+mod entrance;
 mod environment;
 mod git;
 mod installation;

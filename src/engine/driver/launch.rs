@@ -25,7 +25,7 @@ impl<R: Runner> Driver<'_, R> {
     /// Creates the pod, or finds it.
     pub(super) async fn launch(&mut self) -> Result<Launch, Stopped> {
         let given = match self.obtain_credentials().await? {
-            Ok(()) => self.obtain_upload().await?,
+            Ok(()) => self.obtain_access().await?,
             failed => failed,
         };
         if let Err(failure) = given {

@@ -195,6 +195,7 @@ mod tests {
                 known_hosts: "host".to_owned(),
             }),
             upload: None,
+            log: None,
         }
     }
 

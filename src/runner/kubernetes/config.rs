@@ -33,6 +33,9 @@ pub struct Config {
     pub pod_template: PodTemplate,
     /// What a build pod is given beyond what its build asks for: the builder's own needs.
     pub overhead: Overhead,
+    /// How much of a build's log its pod holds while the service can't be reached, for each step. A build that prints
+    /// more waits, and in the end loses lines, which its log says.
+    pub log_spool: MemoryBytes,
     /// Seconds between SIGTERM and SIGKILL when an attempt is stopped.
     pub stop_grace_seconds: u32,
     /// Seconds that a pod may spend on a node before and after its build (pulling images, winding up) until
@@ -60,6 +63,7 @@ impl Default for Config {
             service_account: None,
             pod_template: PodTemplate::default(),
             overhead: Overhead::default(),
+            log_spool: MemoryBytes(1 << 30),
             stop_grace_seconds: 5,
             deadline_allowance_seconds: 1800,
             node_lost_seconds: 60,

@@ -54,9 +54,10 @@ pub(super) async fn remove(inner: &Inner, attempt: AttemptId) -> Result<(), Runn
         return Ok(());
     };
     // With a grace period of 0 the pod is forgotten at once. Where its containers may still run, the kubelet's word
-    // that they don't is worth waiting for, unless it doesn't come.
+    // that they don't is worth waiting for, unless it doesn't come. Either is sooner than the pod's own grace period.
     let overdue = handle.deleting.is_some_and(|since| Utc::now() - since > PATIENCE);
-    let grace = u32::from(!handle.finished && !overdue);
+    let idle = handle.finished && !handle.running;
+    let grace = u32::from(!idle && !overdue);
     settle(ACTION, delete(inner, attempt, &handle, Some(grace)).await)
 }
 
@@ -161,11 +162,28 @@ mod tests {
         assert!(stub.seen().is_empty());
     }
 
+    /// The build has ended, what pushes its log has not.
+    fn with_sidecar() -> Value {
+        let container = |name: &str, state: Value| {
+            json!({
+                "name": name, "image": "x", "imageID": "", "ready": true, "restartCount": 0, "state": state,
+            })
+        };
+        let report = json!({"exit": {"code": 0}, "lines": 0, "bytes": 0, "tail": ""}).to_string();
+        let ended = json!({"terminated": {"exitCode": 0, "message": report}});
+        json!({
+            "phase": "Running",
+            "initContainerStatuses": [container("ship", json!({"running": {}}))],
+            "containerStatuses": [container("build", ended)],
+        })
+    }
+
     #[tokio::test(start_paused = true)]
     async fn removing_waits_for_the_kubelet_only_as_long_as_makes_sense() {
         for (field, value, grace) in [
             ("/status/phase", json!("Running"), 1),
             ("/status/phase", json!("Failed"), 0),
+            ("/status", with_sidecar(), 1),
             ("/metadata/deletionTimestamp", json!("2026-11-23T14:00:00Z"), 0),
         ] {
             let stub = Stub::default();

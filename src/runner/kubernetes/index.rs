@@ -13,7 +13,10 @@ use chrono::{DateTime, Utc};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use tokio::sync::watch;
 
-use super::{observe::observe, pod};
+use super::{
+    observe::{any_runs, observe},
+    pod,
+};
 use crate::{domain::id::AttemptId, runner::Observation};
 
 /// What is needed to act on a pod.
@@ -25,8 +28,10 @@ pub(super) struct Handle {
     pub(super) created: DateTime<Utc>,
     /// Whether it has a node, whose kubelet ends it.
     pub(super) scheduled: bool,
-    /// Whether all is over and nothing is lost by deleting it at once.
+    /// Whether the attempt is over.
     pub(super) finished: bool,
+    /// Whether anything of it runs, be it only what pushes its log.
+    pub(super) running: bool,
     /// When its deletion takes effect, if it was asked for.
     pub(super) deleting: Option<DateTime<Utc>>,
 }
@@ -49,6 +54,7 @@ impl Handle {
                 .unwrap_or_default(),
             scheduled: pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()),
             finished: matches!(observation, Observation::Finished { .. }),
+            running: any_runs(pod),
             deleting: metadata.deletion_timestamp.as_ref().and_then(second),
         }
     }

@@ -3,6 +3,9 @@
 //! What the pod says of itself comes before what its containers say, and that before what the builder printed: a
 //! build that fails because its node went away must not look like its owner's mistake. Only exit status 0 with a
 //! report beats them all, for then the work is done.
+//!
+//! The sidecar that pushes the log is no step: the attempt is over when its steps are. Only while nobody has said why a
+//! step was ended, the sidecar's end is waited for, because a kubelet says what it did to a pod once nothing of it runs.
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::{
@@ -182,10 +185,26 @@ fn pod_failure(pod: &Pod, status: &PodStatus) -> Option<Failure> {
     }
 }
 
-/// Whether no container runs any more, of those that have begun.
+/// Whether no container runs any more, of those that have begun. The sidecar ends after all others.
 fn all_ended(status: &PodStatus) -> bool {
-    let mut running = statuses(status).filter_map(|container| container.state.as_ref()?.running.as_ref());
-    running.next().is_none()
+    !statuses(status).any(|container| container.name != pod::SHIP && is_running(container))
+}
+
+/// Whether any container of the pod runs.
+pub(super) fn any_runs(pod: &Pod) -> bool {
+    pod.status
+        .as_ref()
+        .is_some_and(|status| statuses(status).any(is_running))
+}
+
+fn is_running(container: &ContainerStatus) -> bool {
+    container.state.as_ref().is_some_and(|state| state.running.is_some())
+}
+
+/// Whether the pod may still say more of why its steps were ended.
+fn says_more(pod: &Pod, status: &PodStatus) -> bool {
+    let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    !over && !pod::is_stopped(pod) && container(status, pod::SHIP).is_some_and(is_running)
 }
 
 /// What the containers' ends say.
@@ -209,11 +228,17 @@ fn container_failure(pod: &Pod, status: &PodStatus, steps: &[StepObservation]) -
             .iter()
             .find(|seen| seen.step == step)
             .and_then(|seen| seen.end.as_ref()?.report.as_ref());
-        step_failure(pod, step, end, report)
+        step_failure(pod, status, step, end, report)
     })
 }
 
-fn step_failure(pod: &Pod, step: StepName, end: &ContainerStateTerminated, report: Option<&Report>) -> Option<Failure> {
+fn step_failure(
+    pod: &Pod,
+    status: &PodStatus,
+    step: StepName,
+    end: &ContainerStateTerminated,
+    report: Option<&Report>,
+) -> Option<Failure> {
     let name = step.as_str();
     let reason = end.reason.as_deref().unwrap_or_default();
     match (end.exit_code, report) {
@@ -235,6 +260,10 @@ fn step_failure(pod: &Pod, step: StepName, end: &ContainerStateTerminated, repor
     }
     // Kiln deletes no pod whose containers have something to say.
     let deleted = pod.metadata.deletion_timestamp.is_some();
+    let unexplained = report.is_none_or(|report| report.exit == Exit::Stopped);
+    if unexplained && !deleted && says_more(pod, status) {
+        return None;
+    }
     match report {
         Some(report) if report.exit != Exit::Stopped || !deleted => return Some(classify(step, report)),
         Some(_) | None if deleted => {
@@ -281,11 +310,14 @@ fn waiting(status: &PodStatus, scheduled: bool) -> Option<PendingReason> {
     statuses(status).find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
         let reason = waiting.reason.as_deref()?;
+        // What the sidecar goes through once it has run holds nothing up.
+        let holds_up = container.name != pod::SHIP || container.last_state.is_none() || !any_step_began(status);
         let words = || match waiting.message.as_deref().map(str::trim_end) {
             Some(message) => format!("`{}`: {reason}: {message}", container.image),
             None => format!("`{}`: {reason}", container.image),
         };
         match reason {
+            _ if !holds_up => None,
             "ErrImagePull"
             | "ImagePullBackOff"
             | "InvalidImageName"
@@ -297,18 +329,25 @@ fn waiting(status: &PodStatus, scheduled: bool) -> Option<PendingReason> {
                 sentence(words()),
                 image_setting(&container.name)
             ))),
-            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PreStartHookError" => {
-                Some(PendingReason::Starting(Some(words())))
-            }
+            // Nothing else of the pod is ever restarted.
+            "CrashLoopBackOff"
+            | "CreateContainerConfigError"
+            | "CreateContainerError"
+            | "RunContainerError"
+            | "PreStartHookError" => Some(PendingReason::Starting(Some(words()))),
             _ => None,
         }
     })
 }
 
+fn any_step_began(status: &PodStatus) -> bool {
+    !steps(status, DateTime::UNIX_EPOCH).is_empty()
+}
+
 /// What sets the image of a container.
 fn image_setting(container: &str) -> &'static str {
     match container {
-        "agent" => "`kubernetes.agent_image`",
+        "agent" | pod::SHIP => "`kubernetes.agent_image`",
         "source" => "`kubernetes.agent_image` or `kubernetes.source_image`",
         "build" => "`kubernetes.buildkit_image` or `kubernetes.buildah_image`",
         _ => "`kubernetes.pod_template`",
@@ -784,6 +823,100 @@ mod tests {
             FailureCode::Internal,
             &["without saying"],
         );
+    }
+
+    fn shipping(state: &Value) -> Value {
+        container("ship", state)
+    }
+
+    fn ships() -> Value {
+        shipping(&json!({"running": {"startedAt": "2026-11-23T14:00:01Z"}}))
+    }
+
+    fn finished(pod: &Pod) -> bool {
+        matches!(observe(pod), Observation::Finished { .. })
+    }
+
+    #[test]
+    fn the_sidecar_is_no_step() {
+        let initializing = waiting("build", "PodInitializing", None);
+        let next = || waiting("source", "PodInitializing", None);
+        let begun = observe(&pod(status("Pending", &[ships(), next()], &initializing)));
+        assert!(matches!(
+            begun,
+            Observation::Pending {
+                reason: PendingReason::Starting(None),
+                ..
+            }
+        ));
+
+        let unpullable = waiting("ship", "ErrImagePull", Some("not found"));
+        match observe(&pod(status("Pending", &[unpullable, next()], &initializing))) {
+            Observation::Pending {
+                reason: PendingReason::ImagePull(words),
+                ..
+            } => {
+                assert!(words.contains("`kubernetes.agent_image`"), "{words}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let crashing = || shipping(&json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}));
+        match observe(&pod(status("Pending", &[crashing(), next()], &initializing))) {
+            Observation::Pending {
+                reason: PendingReason::Starting(Some(words)),
+                ..
+            } => {
+                assert!(words.contains("CrashLoopBackOff: back-off 10s"), "{words}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let mut crashed = crashing();
+        crashed["lastState"] = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+        let running = observe(&pod(status("Running", &[crashed, well("source")], &running("build"))));
+        assert!(matches!(running, Observation::Running { waiting: None, steps, .. } if steps.len() == 2));
+    }
+
+    #[test]
+    fn an_attempt_is_over_when_its_steps_are() {
+        let failed = reported(&json!({"code": 1}), "error: failed to solve: x\n");
+        let initializing = waiting("build", "PodInitializing", None);
+        assert!(finished(&pod(status(
+            "Running",
+            &[ships(), well("source")],
+            &well("build")
+        ))));
+        let build = ended("build", 1, "Error", &failed);
+        assert!(finished(&pod(status("Running", &[ships(), well("source")], &build))));
+        let build = ended("build", 137, "OOMKilled", "");
+        assert!(finished(&pod(status("Running", &[ships(), well("source")], &build))));
+        let source = ended("source", 1, "Error", &failed);
+        assert!(finished(&pod(status("Pending", &[ships(), source], &initializing))));
+    }
+
+    #[test]
+    fn what_ended_a_step_without_a_word_is_told_once_nothing_runs() {
+        let stopped = reported(&json!("stopped"), "");
+        for (code, message) in [(143, stopped.as_str()), (137, "")] {
+            let killed = ended("build", code, "Error", message);
+            let running = status("Running", &[ships(), well("source")], &killed);
+            assert!(!finished(&pod(running.clone())));
+            let mut told = pod(running.clone());
+            told.metadata.annotations = Some([(pod::STOPPED.to_owned(), "true".to_owned())].into());
+            assert!(finished(&told), "it was stopped by Kiln");
+            expect_failure(
+                &deleted(pod(running)),
+                FailureCode::NodeLost,
+                &["something other than Kiln"],
+            );
+
+            let ship = ended("ship", 0, "Completed", "");
+            let over = status("Failed", &[ship, well("source")], &killed);
+            let over = with(
+                over,
+                &json!({"reason": "Evicted", "message": "The node was low on resource: memory."}),
+            );
+            expect_failure(&pod(over), FailureCode::Evicted, &["low on resource"]);
+        }
     }
 
     #[test]

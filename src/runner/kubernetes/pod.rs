@@ -5,6 +5,10 @@
 //! travels as an annotation that the downward API mounts as a file, so that one object is all there is to create,
 //! adopt and delete.
 //!
+//! `ship`, a sidecar that comes before the steps and goes after them, pushes what they print to the service, from a
+//! volume that the steps write to. It outlives them: whatever ends a step, what it has printed is there. Its token
+//! travels like the plan, as a file that no other container has.
+//!
 //! What keeps a build apart: no service account token, an ordinary user, no privileges, limits on everything, no
 //! restarts, and a deadline that Kubernetes itself enforces. Only the build container runs with seccomp and AppArmor
 //! unconfined, which a builder without privileges needs for its user namespace (BuildKit's `docs/rootless.md`).
@@ -32,6 +36,7 @@ use crate::{
         build::Assignment,
         failure::{Failure, FailureCode},
         id::{AttemptId, BuildId},
+        secret::LogAccess,
         spec::{Builder, CpuMillis, MemoryBytes, Resources},
     },
     runner::{
@@ -57,6 +62,14 @@ pub(super) const INSTALLATION: &str = "kiln.build/installation";
 pub(super) const STOPPED: &str = "kiln.build/stopped";
 /// Annotation: the plan, as JSON.
 pub(super) const PLAN: &str = "kiln.build/plan";
+
+/// Annotation: what the attempt shows when it pushes its log.
+pub(super) const LOG_TOKEN: &str = "kiln.build/log-token";
+/// The container that pushes the log.
+pub(super) const SHIP: &str = "ship";
+
+/// How long `ship` goes on trying to reach the service once the steps have ended.
+const SHIP_PATIENCE_SECONDS: i64 = 600;
 
 /// Kubernetes limits an object's annotations to 256 KiB in all; some room is for those of admission plugins.
 const MAX_PLAN: usize = 248 * 1024;
@@ -98,6 +111,8 @@ struct Outline {
     timeout_seconds: u32,
     plan: String,
     credentials: FileNames,
+    /// Where the log is pushed to, if it is.
+    log: Option<LogAccess>,
 }
 
 /// What the steps find in the attempt's Secret.
@@ -136,6 +151,7 @@ pub(super) fn build(
             timeout_seconds: spec.timeout_seconds,
             plan: plan(config, registries, assignment)?,
             credentials: FileNames::of(files),
+            log: assignment.credentials.log.clone(),
         },
     ))
 }
@@ -203,6 +219,7 @@ pub(super) fn probe(config: &Config) -> Pod {
             timeout_seconds: 1,
             plan: String::new(),
             credentials: FileNames::default(),
+            log: None,
         },
     )
 }
@@ -228,10 +245,10 @@ fn assemble(config: &Config, outline: Outline) -> Pod {
                 ..Default::default()
             }),
             service_account_name: config.service_account.clone(),
-            termination_grace_period_seconds: Some(grace(config)),
+            termination_grace_period_seconds: Some(grace(config, &outline)),
             tolerations: Some(tolerations(config)),
             topology_spread_constraints: Some(vec![spread(config)]),
-            volumes: Some(volumes(&outline)),
+            volumes: Some(volumes(config, &outline)),
             ..Default::default()
         }),
     };
@@ -284,6 +301,9 @@ fn metadata(template: ObjectMeta, config: &Config, outline: Outline) -> ObjectMe
     labels.extend(self::labels(config, attempt, outline.project));
     let mut annotations = template.annotations.unwrap_or_default();
     annotations.insert(PLAN.to_owned(), outline.plan);
+    if let Some(log) = outline.log {
+        annotations.insert(LOG_TOKEN.to_owned(), log.token.expose().to_owned());
+    }
     ObjectMeta {
         name: Some(name(attempt)),
         namespace: Some(config.namespace.clone()),
@@ -315,7 +335,8 @@ fn fix(spec: &mut PodSpec, ours: PodSpec, config: &Config, timeout_seconds: u32)
         if let Some(ours) = ours.into_iter().find(|ours| ours.name == container.name) {
             container.command.clone_from(&ours.command);
             container.args = None;
-            container.restart_policy = None;
+            // A sidecar must stay one, and a step must not become one.
+            container.restart_policy.clone_from(&ours.restart_policy);
             container.termination_message_path = None;
             container.termination_message_policy = None;
             container.tty = None;
@@ -333,9 +354,15 @@ fn fix(spec: &mut PodSpec, ours: PodSpec, config: &Config, timeout_seconds: u32)
     }
 }
 
-/// The agent needs its own grace period, and a moment to write its report.
-fn grace(config: &Config) -> i64 {
-    i64::from(config.stop_grace_seconds) + 2
+/// The agent needs its own grace period, and a moment to write its report. The sidecar is ended after the steps and gets
+/// what is left: the time that it may take to be rid of the log. Neither takes longer than it needs.
+fn grace(config: &Config, outline: &Outline) -> i64 {
+    let drain = if outline.log.is_some() {
+        SHIP_PATIENCE_SECONDS
+    } else {
+        0
+    };
+    i64::from(config.stop_grace_seconds) + 2 + drain
 }
 
 fn builder_image(config: &Config, builder: Builder) -> Result<String, Failure> {
@@ -385,7 +412,7 @@ mod tests {
         containers::{BIN_DIR, INSTALLED_AGENT, SOURCE_DIR, STORAGE_VOLUME},
         *,
     };
-    use crate::runner::builder::tests::assignment;
+    use crate::{domain::attempt_token::AttemptKey, runner::builder::tests::assignment};
 
     fn made(config: &Config, builder: Builder) -> Pod {
         build(config, &[], &assignment(builder), &CredentialFiles::default()).unwrap()
@@ -489,6 +516,87 @@ mod tests {
                 entry("build", INSTALLED_AGENT, false),
             ]
         );
+    }
+
+    /// An attempt that can push its log.
+    fn pushing(config: &Config) -> Pod {
+        let mut assignment = assignment(Builder::Buildkit);
+        let key = AttemptKey::from_bytes([7; AttemptKey::LEN]);
+        assignment.credentials.log = Some(LogAccess {
+            url: "http://kiln/log".to_owned(),
+            token: key.token(assignment.attempt),
+        });
+        build(config, &[], &assignment, &CredentialFiles::default()).unwrap()
+    }
+
+    #[test]
+    fn a_sidecar_pushes_the_log() {
+        let mut config = Config {
+            log_spool: MemoryBytes(1 << 20),
+            ..Config::default()
+        };
+        let pod = pushing(&config);
+        let names = |pod: &Pod| -> Vec<String> {
+            let init = pod.spec.as_ref().unwrap().init_containers.iter().flatten();
+            init.map(|container| container.name.clone()).collect()
+        };
+        assert_eq!(names(&pod), ["ship", "source"]);
+        let ship = container(&pod, "ship");
+        assert_eq!(ship.restart_policy.as_deref(), Some("Always"));
+        let command = ship.command.as_ref().unwrap().join(" ");
+        assert!(
+            command.starts_with("/kiln-agent ship --spool /kiln/spool --url http://kiln/log "),
+            "{command}"
+        );
+        let token = pod.metadata.annotations.as_ref().unwrap()[LOG_TOKEN].clone();
+        assert!(!command.contains(&token), "the token is in a file");
+        for (name, spools, sees_token) in [("ship", true, true), ("source", true, false), ("build", true, false)] {
+            let container = container(&pod, name);
+            let mounts = container.volume_mounts.as_ref().unwrap();
+            let mounted = |volume: &str| mounts.iter().any(|mount| mount.name == volume);
+            assert_eq!((mounted("spool"), mounted("log-token")), (spools, sees_token), "{name}");
+            assert!(!format!("{container:?}").contains(&token));
+            let command = container.command.as_ref().unwrap().join(" ");
+            let limited = command.contains("--spool /kiln/spool --spool-limit 1048576");
+            assert_eq!(limited, name != "ship", "{command}");
+        }
+        let grace = pod.spec.as_ref().unwrap().termination_grace_period_seconds;
+        assert_eq!(grace, Some(607), "10 minutes to be rid of the log");
+
+        config.source_image = Some("git".to_owned());
+        assert_eq!(names(&pushing(&config)), ["agent", "ship", "source"]);
+
+        let without = made(&Config::default(), Builder::Buildkit);
+        assert_eq!(names(&without), ["source"]);
+        assert!(!format!("{without:?}").contains("spool"));
+        assert_eq!(without.spec.unwrap().termination_grace_period_seconds, Some(7));
+    }
+
+    #[test]
+    fn a_template_makes_no_step_a_sidecar_and_no_sidecar_a_step() {
+        let config: Config = toml::from_str(
+            r#"
+            [pod_template.spec]
+            terminationGracePeriodSeconds = 1
+            [[pod_template.spec.initContainers]]
+            name = "ship"
+            restartPolicy = "Never"
+            command = ["sh"]
+            resources = { limits = { cpu = 1 } }
+            [[pod_template.spec.initContainers]]
+            name = "source"
+            restartPolicy = "Always"
+            "#,
+        )
+        .unwrap();
+        let pod = pushing(&config);
+        let ship = container(&pod, "ship");
+        assert_eq!(ship.restart_policy.as_deref(), Some("Always"));
+        assert_eq!(ship.command.as_ref().unwrap()[0], "/kiln-agent");
+        let cpu = &ship.resources.as_ref().unwrap().limits.as_ref().unwrap()["cpu"];
+        assert_ne!(cpu.0, "100m", "how much it may use is the administrator's affair");
+        assert_eq!(container(&pod, "source").restart_policy, None);
+        assert_eq!(pod.spec.unwrap().termination_grace_period_seconds, Some(607));
     }
 
     #[test]

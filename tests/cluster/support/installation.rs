@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{
     Replica,
+    entrance::Entrance,
     environment::{configuration, variable},
     pods::Pods,
     replica::program,
@@ -34,6 +35,8 @@ pub(in crate::cluster) struct Installation {
     /// Tells its pods, images and database from those of others.
     pub(in crate::cluster) name: String,
     pub(in crate::cluster) pods: Pods,
+    /// Where its pods reach it.
+    pub(in crate::cluster) entrance: Entrance,
     config: PathBuf,
     token: String,
     database: Url,
@@ -94,7 +97,9 @@ impl Installation {
         database.set_path(&name);
 
         let mut config = configuration();
+        let entrance = Entrance::open().await;
         set(&mut config, "listen", "127.0.0.1:0");
+        set(&mut config, "agent_url", entrance.url());
         set(&mut config, "database.url", database.as_str());
         set(&mut config, "database.max_connections", 10);
         set(&mut config, "log.filter", "info,kiln=debug,kiln::http=info");
@@ -117,6 +122,7 @@ impl Installation {
         Self {
             name,
             pods,
+            entrance,
             config: path,
             token,
             database,
@@ -150,6 +156,7 @@ impl Installation {
         let number = self.replicas().len();
         let log = self.folder.path().join(format!("replica-{number}.log"));
         let replica = Replica::start(&self.config, kubeconfig, log, &self.token).await;
+        self.entrance.add(&replica.address);
         let replica = Arc::new(replica);
         self.replicas
             .lock()

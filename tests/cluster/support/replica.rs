@@ -22,6 +22,8 @@ const EXIT_LIMIT: Duration = Duration::from_secs(30);
 /// A running `kiln serve`, or one that was ended.
 pub(in crate::cluster) struct Replica {
     pub(in crate::cluster) api: Api,
+    /// Where it listens.
+    pub(super) address: String,
     log: PathBuf,
     /// Taken when it was ended.
     child: Mutex<Option<Child>>,
@@ -50,6 +52,7 @@ impl Replica {
         .await;
         Self {
             api: Api::new(&address, token),
+            address,
             log,
             child: Mutex::new(Some(child)),
         }

@@ -11,9 +11,13 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use super::{Outline, PLAN};
+use super::{LOG_TOKEN, Outline, PLAN, SHIP};
 use crate::{
-    domain::spec::{Builder, CpuMillis, MemoryBytes, Resources},
+    domain::{
+        event::StepName,
+        secret::LogAccess,
+        spec::{Builder, CpuMillis, MemoryBytes, Resources},
+    },
     runner::kubernetes::config::Config,
 };
 
@@ -26,6 +30,11 @@ pub(super) const INSTALLED_AGENT: &str = "/kiln/bin/kiln-agent";
 const PLAN_DIR: &str = "/kiln/plan";
 pub(super) const SOURCE_DIR: &str = "/kiln/source";
 pub(super) const SCRATCH_DIR: &str = "/kiln/scratch";
+/// What the steps have printed and the sidecar has not pushed yet.
+const SPOOL_DIR: &str = "/kiln/spool";
+const LOG_TOKEN_DIR: &str = "/kiln/log-token";
+/// What a spool takes beyond what it may hold: folders, and the piece that fills it up.
+const SPOOL_SLACK: u64 = 64 << 20;
 /// Volumes with what a step is to log in with.
 pub(super) const SOURCE_CREDENTIALS: &str = "source-credentials";
 pub(super) const BUILD_CREDENTIALS: &str = "build-credentials";
@@ -36,16 +45,58 @@ pub(super) const STORAGE_VOLUME: &str = "/kiln/storage";
 pub(super) const STORAGE_DIR: &str = "/kiln/storage/layers";
 
 pub(super) fn init_containers(config: &Config, outline: &Outline) -> Vec<Container> {
+    let ship = outline.log.as_ref().map(|log| ship_container(config, log));
     match &config.source_image {
         None => {
-            let mut command = agent_command("/kiln-agent", "source");
+            let mut command = agent_command("/kiln-agent", StepName::Source, config, outline);
             command.extend(["--install", BIN_DIR].map(str::to_owned));
-            vec![source_container(&config.agent_image, command, false, outline)]
+            let source = source_container(&config.agent_image, command, false, outline);
+            ship.into_iter().chain([source]).collect()
         }
-        Some(image) => vec![
-            agent_container(config),
-            source_container(image, agent_command(INSTALLED_AGENT, "source"), true, outline),
-        ],
+        Some(image) => {
+            let command = agent_command(INSTALLED_AGENT, StepName::Source, config, outline);
+            let source = source_container(image, command, true, outline);
+            [agent_container(config)]
+                .into_iter()
+                .chain(ship)
+                .chain([source])
+                .collect()
+        }
+    }
+}
+
+/// Started before the steps and told to end after them, as a sidecar is: an init container that is always restarted.
+fn ship_container(config: &Config, log: &LogAccess) -> Container {
+    let token = format!("{LOG_TOKEN_DIR}/token");
+    let steps = StepName::ALL.map(StepName::as_str).join(",");
+    let command = [
+        "/kiln-agent",
+        "ship",
+        "--spool",
+        SPOOL_DIR,
+        "--url",
+        &log.url,
+        "--token",
+        &token,
+        "--steps",
+        &steps,
+    ];
+    Container {
+        name: SHIP.to_owned(),
+        image: Some(config.agent_image.clone()),
+        command: Some(command.map(str::to_owned).into()),
+        resources: Some(requirements(&Resources {
+            cpu: CpuMillis(100),
+            memory: MemoryBytes(64 << 20),
+            disk: MemoryBytes(config.log_spool.0.saturating_add(SPOOL_SLACK)),
+        })),
+        restart_policy: Some("Always".to_owned()),
+        security_context: Some(confined()),
+        volume_mounts: Some(vec![
+            mount("log-token", LOG_TOKEN_DIR, true),
+            mount("spool", SPOOL_DIR, false),
+        ]),
+        ..container()
     }
 }
 
@@ -72,6 +123,7 @@ fn source_container(image: &str, command: Vec<String>, installed: bool, outline:
         mount("source", SOURCE_DIR, false),
         mount("tmp", "/tmp", false),
     ];
+    mounts.extend(spool(outline));
     if !outline.credentials.source.is_empty() {
         mounts.push(mount(SOURCE_CREDENTIALS, SOURCE_CREDENTIALS_DIR, true));
     }
@@ -106,13 +158,14 @@ pub(super) fn build_container(config: &Config, outline: &Outline) -> Container {
         mount("scratch", SCRATCH_DIR, false),
         mount("storage", STORAGE_VOLUME, false),
     ];
+    mounts.extend(spool(outline));
     if !outline.credentials.build.is_empty() {
         mounts.push(mount(BUILD_CREDENTIALS, BUILD_CREDENTIALS_DIR, true));
     }
     Container {
         name: "build".to_owned(),
         image: Some(outline.builder_image.clone()),
-        command: Some(agent_command(INSTALLED_AGENT, "run")),
+        command: Some(agent_command(INSTALLED_AGENT, StepName::Build, config, outline)),
         env: Some(env),
         resources: Some(requirements(&resources)),
         security_context: Some(security_context),
@@ -129,8 +182,12 @@ fn container() -> Container {
     }
 }
 
-fn agent_command(program: &str, verb: &str) -> Vec<String> {
-    [
+fn agent_command(program: &str, step: StepName, config: &Config, outline: &Outline) -> Vec<String> {
+    let verb = match step {
+        StepName::Source => "source",
+        StepName::Build => "run",
+    };
+    let mut command: Vec<String> = [
         program,
         verb,
         "--plan",
@@ -139,7 +196,16 @@ fn agent_command(program: &str, verb: &str) -> Vec<String> {
         "/dev/termination-log",
     ]
     .map(str::to_owned)
-    .into()
+    .into();
+    if outline.log.is_some() {
+        command.extend(["--spool".to_owned(), SPOOL_DIR.to_owned()]);
+        command.extend(["--spool-limit".to_owned(), config.log_spool.0.to_string()]);
+    }
+    command
+}
+
+fn spool(outline: &Outline) -> Option<VolumeMount> {
+    outline.log.as_ref().map(|_| mount("spool", SPOOL_DIR, false))
 }
 
 /// For a container that needs nothing.
@@ -218,7 +284,7 @@ fn requirements(resources: &Resources) -> ResourceRequirements {
     }
 }
 
-pub(super) fn volumes(outline: &Outline) -> Vec<Volume> {
+pub(super) fn volumes(config: &Config, outline: &Outline) -> Vec<Volume> {
     let resources = &outline.resources;
     let empty = |name: &str, size: MemoryBytes| Volume {
         name: name.to_owned(),
@@ -240,23 +306,34 @@ pub(super) fn volumes(outline: &Outline) -> Vec<Volume> {
         empty("source", resources.disk),
         empty("scratch", resources.disk),
         empty("storage", resources.disk),
-        Volume {
-            name: "plan".to_owned(),
-            downward_api: Some(DownwardAPIVolumeSource {
-                default_mode: None,
-                items: Some(vec![DownwardAPIVolumeFile {
-                    field_ref: Some(ObjectFieldSelector {
-                        api_version: None,
-                        field_path: format!("metadata.annotations['{PLAN}']"),
-                    }),
-                    path: "plan.json".to_owned(),
-                    ..Default::default()
-                }]),
-            }),
-            ..Default::default()
-        },
+        annotated("plan", PLAN, "plan.json"),
     ]);
+    if outline.log.is_some() {
+        // Each step fills its own share.
+        let held = config.log_spool.0.saturating_mul(StepName::ALL.len() as u64);
+        volumes.push(empty("spool", MemoryBytes(held.saturating_add(SPOOL_SLACK))));
+        volumes.push(annotated("log-token", LOG_TOKEN, "token"));
+    }
     volumes
+}
+
+/// An annotation of the pod as a file.
+fn annotated(name: &str, annotation: &str, file: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        downward_api: Some(DownwardAPIVolumeSource {
+            default_mode: None,
+            items: Some(vec![DownwardAPIVolumeFile {
+                field_ref: Some(ObjectFieldSelector {
+                    api_version: None,
+                    field_path: format!("metadata.annotations['{annotation}']"),
+                }),
+                path: file.to_owned(),
+                ..Default::default()
+            }]),
+        }),
+        ..Default::default()
+    }
 }
 
 /// A step's own files out of the attempt's Secret. The pod's group lets its ordinary user read them.
