@@ -1,14 +1,15 @@
 //! The command line.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use lexopt::{Arg, Parser, ValueExt as _};
 
 pub(crate) const USAGE: &str = "\
 usage: kiln-agent install DIR
-       kiln-agent source --plan FILE --report FILE [--log FILE] [--install DIR]
-       kiln-agent run    --plan FILE --report FILE [--log FILE]
-       kiln-agent credential --for URL --username FILE --password FILE get|store|erase";
+       kiln-agent source --plan FILE --report FILE [--log FILE] [SPOOL] [--install DIR]
+       kiln-agent run    --plan FILE --report FILE [--log FILE] [SPOOL]
+       kiln-agent credential --for URL --username FILE --password FILE get|store|erase
+SPOOL: --spool DIR [--spool-limit BYTES] [--spool-patience SECONDS]";
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,9 +50,23 @@ pub(crate) struct Order {
     pub(crate) report: PathBuf,
     /// File that the frames are appended to; standard output when there is none.
     pub(crate) log: Option<PathBuf>,
+    /// Folder of the spool, which the frames go to as well.
+    pub(crate) spool: Option<PathBuf>,
+    /// How many bytes of them may wait there.
+    pub(crate) spool_limit: u64,
+    /// How long the shipper may delete nothing from a full spool until lines are dropped.
+    pub(crate) spool_patience: Duration,
     /// Folder to copy the program to first, for the container of the next step.
     pub(crate) install: Option<PathBuf>,
 }
+
+/// How many bytes may wait in the spool, unless the command line says so.
+const SPOOL_LIMIT: u64 = 1 << 30;
+
+const SPOOL_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Room for several of the longest frames.
+const MIN_SPOOL_LIMIT: u64 = 1 << 20;
 
 /// The steps of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,13 +109,26 @@ fn install(parser: &mut Parser) -> Result<Action, lexopt::Error> {
 }
 
 fn step(parser: &mut Parser, step: Step) -> Result<Action, lexopt::Error> {
-    let (mut plan, mut report, mut log, mut install) = (None, None, None, None);
+    let (mut plan, mut report, mut log, mut spool, mut install) = (None, None, None, None, None);
+    let (mut spool_limit, mut spool_patience) = (SPOOL_LIMIT, SPOOL_PATIENCE);
     while let Some(arg) = parser.next()? {
         let slot = match arg {
             Arg::Long("plan") => &mut plan,
             Arg::Long("report") => &mut report,
             Arg::Long("log") => &mut log,
+            Arg::Long("spool") => &mut spool,
+            Arg::Long("spool-limit") => {
+                spool_limit = parser.value()?.parse()?;
+                if spool_limit < MIN_SPOOL_LIMIT {
+                    return Err(format!("--spool-limit is at least {MIN_SPOOL_LIMIT}").into());
+                }
+                continue;
+            }
             Arg::Long("install") if step == Step::Source => &mut install,
+            Arg::Long("spool-patience") => {
+                spool_patience = Duration::from_secs(parser.value()?.parse()?);
+                continue;
+            }
             other => return Err(other.unexpected()),
         };
         *slot = Some(PathBuf::from(parser.value()?));
@@ -110,6 +138,9 @@ fn step(parser: &mut Parser, step: Step) -> Result<Action, lexopt::Error> {
         plan: plan.ok_or("expected --plan FILE")?,
         report: report.ok_or("expected --report FILE")?,
         log,
+        spool,
+        spool_limit,
+        spool_patience,
         install,
     }))
 }
@@ -157,16 +188,22 @@ mod tests {
                 plan: PathBuf::from("p"),
                 report: PathBuf::from("r"),
                 log: None,
+                spool: None,
+                spool_limit: SPOOL_LIMIT,
+                spool_patience: SPOOL_PATIENCE,
                 install: Some(PathBuf::from("/x")),
             }))
         );
         assert_eq!(
-            parsed("run --log l --report r --plan p"),
+            parsed("run --log l --report r --plan p --spool s --spool-limit 1048576 --spool-patience 7"),
             Ok(Action::Step(Order {
                 step: Step::Run,
                 plan: PathBuf::from("p"),
                 report: PathBuf::from("r"),
                 log: Some(PathBuf::from("l")),
+                spool: Some(PathBuf::from("s")),
+                spool_limit: 1 << 20,
+                spool_patience: Duration::from_secs(7),
                 install: None,
             }))
         );
@@ -195,6 +232,8 @@ mod tests {
             ("source --plan p --report r extra", "extra"),
             ("source --plan", "--plan"),
             ("run --plan p --report r --install /x", "--install"),
+            ("run --plan p --report r --spool-limit x", "x"),
+            ("run --plan p --report r --spool-limit 1000", "1048576"),
             ("credential --for x --username u get", "--password"),
             ("credential --for x --username u --password p", "get"),
         ] {

@@ -2,5 +2,6 @@
 
 pub(crate) mod kept;
 pub(crate) mod lines;
+mod outlet;
 pub(crate) mod reader;
 pub(crate) mod sink;

@@ -9,6 +9,7 @@ mod process;
 mod progress;
 mod run;
 mod source;
+mod spool;
 mod step;
 
 use std::process::ExitCode;

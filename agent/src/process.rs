@@ -9,6 +9,7 @@ mod strays;
 use std::{
     io::{self, Read},
     os::{fd::AsFd, unix::process::CommandExt},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread,
@@ -38,6 +39,9 @@ use job::{Job, Next};
 
 /// How long to look for processes that a step left behind, and to wait for their end.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// How often to look for the file that ends the step.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What happened, for the thread that decides.
 enum Event {
@@ -80,8 +84,9 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Takes charge of the process's signals and of all its descendants. There can be only one.
-    pub(crate) fn new() -> io::Result<Self> {
+    /// Takes charge of the process's signals and of all its descendants. There can be only one. A file at the path
+    /// `cancel` means the same as SIGTERM.
+    pub(crate) fn new(cancel: Option<PathBuf>) -> io::Result<Self> {
         prctl::set_child_subreaper(true)?;
         let (sender, events) = channel();
         let mut signals = Signals::new([SIGCHLD, SIGINT, SIGTERM])?;
@@ -94,6 +99,15 @@ impl Supervisor {
                 }
             }
         });
+        if let Some(cancel) = cancel {
+            let to_supervisor = sender.clone();
+            thread::spawn(move || {
+                while !cancel.exists() {
+                    thread::sleep(LOOK);
+                }
+                let _ = to_supervisor.send(Event::Stop);
+            });
+        }
         Ok(Self {
             events,
             sender,

@@ -103,7 +103,7 @@ pub(crate) mod tests {
     /// Passes these portions through a translator.
     pub(crate) fn seen(progress: Progress, portions: &[&[u8]]) -> Seen {
         let file = NamedTempFile::new().unwrap();
-        let sink = Sink::new(file.reopen().unwrap(), || 7);
+        let sink = Sink::new(file.reopen().unwrap(), None, || 7);
         let now = Instant::now();
         let mut translator = Translator::new(progress, Writer(1));
         for portion in portions {

@@ -12,6 +12,7 @@ use std::{
 
 use kiln_agent::wire::{
     plan::Plan,
+    push::SpoolStep,
     report::{Exit, Problem, ProblemKind, Report},
 };
 
@@ -21,6 +22,10 @@ use crate::{
     install,
     process::{Halt, Supervisor},
     run, source,
+    spool::{
+        Folder, cancel_file,
+        writer::{Limits, Spool},
+    },
 };
 
 /// What a step has to show for itself.
@@ -70,12 +75,26 @@ impl From<Halt> for Failure {
     }
 }
 
+impl From<Step> for SpoolStep {
+    fn from(step: Step) -> Self {
+        match step {
+            Step::Source => Self::Source,
+            Step::Run => Self::Build,
+        }
+    }
+}
+
 /// Carries out a step and reports on it.
 pub(crate) fn carry_out(order: &Order) -> ExitCode {
-    let (outcome, totals) = match open_sink(order.log.as_deref()) {
+    let (outcome, totals) = match open_sink(order) {
         Ok(sink) => {
             let sink = Arc::new(sink);
             let outcome = supervised(order, &sink);
+            let sealed = sink.seal(order.spool.is_some());
+            let outcome = outcome.and_then(|done| match sealed {
+                Ok(()) => Ok(done),
+                Err(error) => Err(Failure::internal(error.to_string())),
+            });
             (outcome, sink.totals())
         }
         Err(error) => {
@@ -106,8 +125,8 @@ pub(crate) fn carry_out(order: &Order) -> ExitCode {
 
 /// Opens the place for the frames. With a log file this is a process on a host, which must outlive the terminal that
 /// its parent was started from.
-fn open_sink(log: Option<&Path>) -> io::Result<Sink> {
-    let out = match log {
+fn open_sink(order: &Order) -> io::Result<Sink> {
+    let out = match &order.log {
         Some(path) => {
             // Refused to the leader of a process group, who is apart from the terminal's foreground already.
             let _ = nix::unistd::setsid();
@@ -115,7 +134,17 @@ fn open_sink(log: Option<&Path>) -> io::Result<Sink> {
         }
         None => File::from(io::stdout().as_fd().try_clone_to_owned()?),
     };
-    Ok(Sink::new(out, unix_ms))
+    let spool = match &order.spool {
+        Some(root) => {
+            let folder = Folder::new(root, order.step.into());
+            Some(Spool::create(
+                folder,
+                Limits::new(order.spool_limit, order.spool_patience),
+            )?)
+        }
+        None => None,
+    };
+    Ok(Sink::new(out, spool, unix_ms))
 }
 
 fn unix_ms() -> u64 {
@@ -124,7 +153,8 @@ fn unix_ms() -> u64 {
 }
 
 fn supervised(order: &Order, sink: &Arc<Sink>) -> Result<Done, Failure> {
-    let mut supervisor = Supervisor::new()
+    let cancel = order.spool.as_deref().map(cancel_file);
+    let mut supervisor = Supervisor::new(cancel)
         .map_err(|error| Failure::internal(format!("signals and child processes can't be watched: {error}")))?;
     let outcome = install(order)
         .and_then(|()| read_plan(&order.plan))

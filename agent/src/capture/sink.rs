@@ -3,11 +3,11 @@
 
 use std::{
     fs::File,
-    io::Write,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use kiln_agent::wire::{
@@ -16,7 +16,11 @@ use kiln_agent::wire::{
     step::StepRecord,
 };
 
-use super::{kept::Kept, lines::Lines};
+use super::{kept::Kept, lines::Lines, outlet::Outlet};
+use crate::spool::writer::Spool;
+
+/// How long whoever reads standard output may take nothing until it isn't waited for, where there is a spool.
+const OUTLET_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says what time it is, in milliseconds since the Unix epoch.
 pub(crate) type Clock = fn() -> u64;
@@ -34,11 +38,14 @@ pub(crate) struct Sink {
 }
 
 struct State {
-    out: File,
+    spool: Option<Spool>,
+    out: Outlet,
     buffer: Vec<u8>,
     /// Who has left a line unfinished on stdout and on stderr.
     unfinished: [Option<Writer>; 2],
     failed: bool,
+    /// The log is complete: nothing is added any more.
+    sealed: bool,
 }
 
 /// One source of output, so that a line which it left unfinished isn't continued by another.
@@ -74,14 +81,20 @@ pub(crate) struct Totals {
 }
 
 impl Sink {
-    /// A sink that writes to `out`, numbering from 1.
-    pub(crate) fn new(out: File, clock: Clock) -> Self {
+    /// A sink that writes to `out`, numbering from 1. Beside a spool, `out` may fail and fall behind.
+    pub(crate) fn new(out: File, spool: Option<Spool>, clock: Clock) -> Self {
+        let out = match spool {
+            None => Outlet::only(out),
+            Some(_) => Outlet::aside(out, OUTLET_PATIENCE),
+        };
         Self {
             state: Mutex::new(State {
+                spool,
                 out,
                 buffer: Vec::new(),
                 unfinished: [None; 2],
                 failed: false,
+                sealed: false,
             }),
             clock,
             lines: AtomicU64::new(0),
@@ -123,6 +136,22 @@ impl Sink {
         self.abandoned.store(true, Ordering::Relaxed);
     }
 
+    /// Seals the spool, if there is one, after all that was to be said. Without one this does nothing, as then a write
+    /// may block for ever.
+    pub(crate) fn seal(&self, has_spool: bool) -> Result<(), OutputLost> {
+        if !has_spool {
+            return Ok(());
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut state.sealed, true) || state.failed {
+            return Ok(());
+        }
+        if let Some(spool) = &mut state.spool {
+            spool.finish((self.clock)())?;
+        }
+        Ok(())
+    }
+
     /// What was written so far. Never blocks for long.
     pub(crate) fn totals(&self) -> Totals {
         Totals {
@@ -155,14 +184,7 @@ impl Batch<'_> {
     pub(crate) fn step(&mut self, record: &StepRecord) {
         // Strings and numbers can't fail to serialise.
         let text = serde_json::to_vec(record).unwrap_or_default();
-        let frame = Frame {
-            number: self.sink.lines.fetch_add(1, Ordering::Relaxed) + 1,
-            at_ms: self.at_ms,
-            stream: Stream::Step,
-            partial: false,
-            text: &text,
-        };
-        frame.encode(&mut self.state.buffer);
+        self.encode(Stream::Step, &text, false);
     }
 
     /// Notes a builder's step that failed, for the report; the first one counts.
@@ -184,15 +206,25 @@ impl Batch<'_> {
         self.state.unfinished[slot] = partial.then_some(self.writer);
     }
 
-    fn frame(&mut self, text: &[u8], partial: bool) {
+    fn encode(&mut self, stream: Stream, text: &[u8], partial: bool) -> bool {
+        if self.state.sealed {
+            return false;
+        }
         let frame = Frame {
             number: self.sink.lines.fetch_add(1, Ordering::Relaxed) + 1,
             at_ms: self.at_ms,
-            stream: self.stream,
+            stream,
             partial,
             text,
         };
         frame.encode(&mut self.state.buffer);
+        true
+    }
+
+    fn frame(&mut self, text: &[u8], partial: bool) {
+        if !self.encode(self.stream, text, partial) {
+            return;
+        }
         self.tail.push(text);
         if !partial {
             self.tail.push(b"\n");
@@ -203,15 +235,23 @@ impl Batch<'_> {
 
     /// Writes the batch. After a failure nothing is written any more: the log would have a hole in the middle.
     pub(crate) fn send(self) -> Result<(), OutputLost> {
-        let Self { mut state, tail, .. } = self;
+        let Self {
+            mut state, tail, sink, ..
+        } = self;
         drop(tail);
         let State {
-            out, buffer, failed, ..
+            spool,
+            out,
+            buffer,
+            failed,
+            ..
         } = &mut *state;
+        let hurry = &sink.abandoned;
         let written = if *failed || buffer.is_empty() {
             Ok(())
         } else {
-            out.write_all(buffer)
+            let spooled = spool.as_mut().map_or(Ok(()), |spool| spool.append(buffer, hurry));
+            spooled.and_then(|()| out.write(buffer, hurry))
         };
         buffer.clear();
         *failed |= written.is_err();
@@ -238,7 +278,7 @@ mod tests {
     #[test]
     fn one_numbering_over_all_streams() {
         let file = NamedTempFile::new().unwrap();
-        let sink = Sink::new(file.reopen().unwrap(), NOON);
+        let sink = Sink::new(file.reopen().unwrap(), None, NOON);
         put(&sink, 1, Stream::Stdout, "out", false).unwrap();
         put(&sink, 1, Stream::Stderr, "err", false).unwrap();
         sink.say("two\nlines");
@@ -254,7 +294,7 @@ mod tests {
     #[test]
     fn nobody_goes_on_with_the_line_of_another() {
         let file = NamedTempFile::new().unwrap();
-        let sink = Sink::new(file.reopen().unwrap(), NOON);
+        let sink = Sink::new(file.reopen().unwrap(), None, NOON);
         put(&sink, 1, Stream::Stderr, "long", true).unwrap();
         put(&sink, 2, Stream::Stdout, "other stream", false).unwrap();
         put(&sink, 1, Stream::Stderr, "longer", true).unwrap();
@@ -281,7 +321,7 @@ mod tests {
     #[test]
     fn after_a_failure_nothing_is_written_but_all_is_counted() {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let sink = Sink::new(full, NOON);
+        let sink = Sink::new(full, None, NOON);
         assert!(put(&sink, 1, Stream::Stdout, "lost", false).is_err());
         assert!(put(&sink, 1, Stream::Stdout, "lost too", false).is_ok());
         assert_eq!(sink.totals().lines, 2);
@@ -290,7 +330,7 @@ mod tests {
     #[test]
     fn who_is_abandoned_says_nothing() {
         let mut file = tempfile().unwrap();
-        let sink = Sink::new(file.try_clone().unwrap(), NOON);
+        let sink = Sink::new(file.try_clone().unwrap(), None, NOON);
         sink.abandon();
         sink.say("unheard");
         assert_eq!(file.read_to_end(&mut Vec::new()).unwrap(), 0);

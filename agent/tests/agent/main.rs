@@ -13,5 +13,6 @@ mod output;
 mod run;
 mod service;
 mod source;
+mod spool;
 mod stop;
 mod support;

@@ -1,0 +1,175 @@
+//! A step's frames on disk, between the agent that writes them and the one that ships them.
+//!
+//! The spool has a folder per step. Its segments are named by the offset of their first byte, hold whole frames and
+//! follow on one another without a hole, so what there is shows by the names. The writer only ever appends; the shipper
+//! deletes segments from the front. Neither asks the other, and either may be killed.
+
+pub(crate) mod writer;
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use kiln_agent::wire::push::{Seal, SpoolStep};
+
+/// A file in the spool's root: steps end when it is there.
+const CANCEL: &str = "cancel";
+/// The step's [`Seal`], written as the last thing.
+const END: &str = "end.json";
+/// Digits of the largest offset.
+const NAME_DIGITS: usize = 20;
+
+/// The file that ends the steps once it is there.
+pub(crate) fn cancel_file(root: &Path) -> PathBuf {
+    root.join(CANCEL)
+}
+
+/// One step's part of the spool.
+#[derive(Clone, Debug)]
+pub(crate) struct Folder(PathBuf);
+
+/// A piece of a step's spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Offset of its first byte.
+    pub(crate) start: u64,
+    /// How long it is so far.
+    pub(crate) length: u64,
+}
+
+impl Segment {
+    /// Offset behind its last byte.
+    #[cfg(test)]
+    pub(crate) const fn end(self) -> u64 {
+        self.start + self.length
+    }
+}
+
+impl Folder {
+    /// The folder of a step below the spool's root.
+    pub(crate) fn new(root: &Path, step: SpoolStep) -> Self {
+        Self(root.join(step.as_str()))
+    }
+
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the folder. Containers of a pod may run as different users, and the shipper deletes what the step wrote.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.0)?;
+        fs::set_permissions(&self.0, Permissions::from_mode(0o777))
+    }
+
+    /// The segments in their order. Those that are deleted meanwhile are left out.
+    pub(crate) fn segments(&self) -> io::Result<Vec<Segment>> {
+        let mut segments = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let entry = entry?;
+            let Some(start) = entry.file_name().to_str().and_then(segment_start) else {
+                continue;
+            };
+            match entry.metadata() {
+                Ok(metadata) => segments.push(Segment {
+                    start,
+                    length: metadata.len(),
+                }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        segments.sort_unstable_by_key(|segment| segment.start);
+        Ok(segments)
+    }
+
+    /// The file of the segment that begins at this offset.
+    pub(crate) fn segment(&self, start: u64) -> PathBuf {
+        self.0.join(format!("{start:0NAME_DIGITS$}.log"))
+    }
+
+    /// The seal, once the step's agent has written it.
+    pub(crate) fn seal(&self) -> io::Result<Option<Seal>> {
+        self.read(END)
+    }
+
+    /// Seals the spool.
+    pub(crate) fn write_seal(&self, seal: &Seal) -> io::Result<()> {
+        self.write(END, seal)
+    }
+
+    /// Reads a JSON document; none where there is no such file.
+    pub(crate) fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        match fs::read(self.0.join(name)) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a JSON document, which is there as a whole or not at all.
+    pub(crate) fn write(&self, name: &str, value: &impl serde::Serialize) -> io::Result<()> {
+        let unfinished = self.0.join(format!("{name}.tmp"));
+        fs::write(&unfinished, serde_json::to_vec(value)?)?;
+        fs::rename(unfinished, self.0.join(name))
+    }
+}
+
+fn segment_start(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".log")?;
+    (digits.len() == NAME_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| digits.parse().ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn segments_come_in_the_order_of_their_offsets() {
+        let root = TempDir::new().unwrap();
+        let folder = Folder::new(root.path(), SpoolStep::Build);
+        assert_eq!(folder.segments().unwrap_err().kind(), io::ErrorKind::NotFound);
+        folder.make().unwrap();
+        for (start, text) in [(1_000_000_000_000, "xx"), (0, "xxxxx"), (5, "")] {
+            fs::write(folder.segment(start), text).unwrap();
+        }
+        for other in [
+            "7.log",
+            "end.json.tmp",
+            "0000000000000000000x.log",
+            "00000000000000000007",
+        ] {
+            fs::write(folder.path().join(other), "x").unwrap();
+        }
+        let found: Vec<_> = folder
+            .segments()
+            .unwrap()
+            .iter()
+            .map(|found| (found.start, found.end()))
+            .collect();
+        assert_eq!(found, [(0, 5), (5, 5), (1_000_000_000_000, 1_000_000_000_002)]);
+    }
+
+    #[test]
+    fn the_seal_is_there_or_not() {
+        let root = TempDir::new().unwrap();
+        let folder = Folder::new(root.path(), SpoolStep::Source);
+        folder.make().unwrap();
+        assert_eq!(folder.seal().unwrap(), None);
+        let seal = Seal {
+            lines: 1,
+            bytes: 2,
+            crc32: 3,
+            complete: true,
+        };
+        folder.write_seal(&seal).unwrap();
+        assert_eq!(folder.seal().unwrap(), Some(seal));
+    }
+}
