@@ -12,3 +12,4 @@ pub mod secret;
 pub mod spec;
 pub mod state;
 pub mod term;
+pub mod trace_parent;

@@ -9,6 +9,7 @@ mod driver;
 mod log_pump;
 pub mod metrics;
 mod sweeper;
+mod trace;
 mod worker;
 
 use std::sync::{Arc, OnceLock};

@@ -347,6 +347,7 @@ async fn deleting_by_hand_takes_old_builds_whole_and_leaves_the_others(pool: PgP
             spec: request.spec,
             created_at: now,
             retry: None,
+            trace: None,
         };
         let key = IdempotencyKey {
             key: key.to_owned(),

@@ -18,7 +18,7 @@ use super::{
     config::seconds,
     dispatcher,
     driver::{Controls, Driver, Stopped},
-    sweeper,
+    sweeper, trace,
 };
 use crate::{
     domain::id::{BuildId, ReplicaId},
@@ -101,6 +101,9 @@ impl Session {
                 let context = Arc::clone(&context);
                 // A task of its own, so that a panic ends this attempt's driver and nothing else.
                 let span = tracing::info_span!("attempt", build.id = %build, attempt = lease.attempt.number);
+                if let Some(parent) = &claimed.trace {
+                    trace::join(&span, parent);
+                }
                 let drive = async move { Driver::new(&context, claimed, adopted, controls).run().await };
                 tokio::spawn(drive.instrument(span))
             };

@@ -20,6 +20,7 @@ use crate::domain::{
     spec::{BuildSpec, CommitId},
     state::{BuildState, IllegalTransition, StateName},
     term::Term,
+    trace_parent::TraceParent,
 };
 
 /// A checked request, about to be stored.
@@ -35,6 +36,8 @@ pub struct NewBuild {
     pub created_at: DateTime<Utc>,
     /// Set when a caller wants an earlier build again.
     pub retry: Option<Retry>,
+    /// The span of the request, where it is traced.
+    pub trace: Option<TraceParent>,
 }
 
 /// The build that is to be built again.
@@ -98,8 +101,8 @@ async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, E
         r#"
         WITH build AS (
             INSERT INTO builds (id, project, state, spec, priority, available_at, created_at, journal_head, retry_of,
-                                commit)
-            VALUES ($1, $2, 'queued', $3, $4, now(), $5, 1, $8, $9)
+                                commit, traceparent)
+            VALUES ($1, $2, 'queued', $3, $4, now(), $5, 1, $8, $9, $11)
             RETURNING id, available_at
         ), term AS (
             INSERT INTO build_terms (project, term, build_id) SELECT $2, term, id FROM build, unnest($10::text[]) AS term
@@ -119,6 +122,7 @@ async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, E
         retry_of.map(|id| id.0),
         commit.as_ref().map(CommitId::as_str),
         &terms,
+        new.trace.as_ref().map(TraceParent::as_str),
     )
     .fetch_one(connection)
     .await?;

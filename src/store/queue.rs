@@ -11,6 +11,7 @@ use crate::domain::{
     id::{AttemptId, BuildId, ReplicaId},
     secret::Credentials,
     state::{BuildState, StateName},
+    trace_parent::TraceParent,
 };
 
 /// A build that this worker now has in hand.
@@ -30,6 +31,8 @@ pub struct Claimed {
     pub available_since: Option<DateTime<Utc>>,
     /// The journal's head after the claim.
     pub head: i64,
+    /// The span of the request that the build came by.
+    pub trace: Option<TraceParent>,
 }
 
 struct ClaimedRow {
@@ -45,6 +48,7 @@ struct ClaimedRow {
     log_cursor: Value,
     attempt_created_at: DateTime<Utc>,
     available_since: Option<DateTime<Utc>>,
+    traceparent: Option<String>,
 }
 
 impl ClaimedRow {
@@ -93,6 +97,11 @@ impl ClaimedRow {
             attempt_created_at: self.attempt_created_at,
             available_since: self.available_since,
             head: self.journal_head,
+            trace: self
+                .traceparent
+                .as_deref()
+                .map(|trace| place.parse("traceparent", trace))
+                .transpose()?,
         })
     }
 }
@@ -146,7 +155,7 @@ pub async fn claim(
             ))::text, 'UTF8')
             FROM build
         )
-        SELECT id, project, state, spec, attempts, epoch, commit, started_at, journal_head,
+        SELECT id, project, state, spec, attempts, epoch, commit, started_at, journal_head, traceparent,
                '{}'::jsonb AS "log_cursor!", $5 AS "attempt_created_at!",
                (SELECT next.available_at FROM next WHERE next.id = build.id) AS available_since
         FROM build
@@ -181,7 +190,7 @@ pub async fn take_over(pool: &PgPool, owner: ReplicaId, batch: u32) -> Result<Ve
             WHERE b.id = next.id AND b.owner IS NULL
             RETURNING b.*
         )
-        SELECT b.id, b.project, b.state, b.spec, b.attempts, b.epoch, b.commit, b.started_at, b.journal_head,
+        SELECT b.id, b.project, b.state, b.spec, b.attempts, b.epoch, b.commit, b.started_at, b.journal_head, b.traceparent,
                a.log_cursor, a.created_at AS attempt_created_at,
                NULL::timestamptz AS available_since
         FROM build b JOIN attempts a ON a.build_id = b.id AND a.number = b.attempts

@@ -14,7 +14,7 @@ use crate::{
         project::{ProjectName, Scope},
         spec::request::BuildRequest,
     },
-    http::{auth::Caller, body::JsonBody, error::ApiError, problem::Problem, state::App},
+    http::{auth::Caller, body::JsonBody, error::ApiError, problem::Problem, state::App, trace},
     store::{
         builds::{IdempotencyKey, NewBuild},
         projects,
@@ -73,6 +73,7 @@ pub(in crate::http) async fn create(
         spec,
         created_at: app.clock.now(),
         retry: None,
+        trace: trace::parent(),
     };
     accept::store(&app, new, key).await
 }

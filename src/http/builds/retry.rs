@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::{accept, view::BuildView};
 use crate::{
     domain::{id::BuildId, project::Scope},
-    http::{auth::Caller, error::ApiError, path::BuildPath, problem::Problem, state::App},
+    http::{auth::Caller, error::ApiError, path::BuildPath, problem::Problem, state::App, trace},
     store::builds::{self, IdempotencyKey, NewBuild, Retry},
 };
 
@@ -56,6 +56,7 @@ pub(in crate::http) async fn retry(
             of: id,
             commit: old.commit,
         }),
+        trace: trace::parent(),
     };
     accept::store(&app, new, key).await
 }
