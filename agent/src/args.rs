@@ -2,14 +2,19 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
+use kiln_agent::wire::push::SpoolStep;
 use lexopt::{Arg, Parser, ValueExt as _};
+
+use crate::ship::Pace;
 
 pub(crate) const USAGE: &str = "\
 usage: kiln-agent install DIR
        kiln-agent source --plan FILE --report FILE [--log FILE] [SPOOL] [--install DIR]
        kiln-agent run    --plan FILE --report FILE [--log FILE] [SPOOL]
+       kiln-agent ship   --spool DIR --url URL --token FILE --steps STEP,… [PACE]
        kiln-agent credential --for URL --username FILE --password FILE get|store|erase
-SPOOL: --spool DIR [--spool-limit BYTES] [--spool-patience SECONDS]";
+SPOOL: --spool DIR [--spool-limit BYTES] [--spool-patience SECONDS]
+PACE:  [--gather MS] [--heartbeat MS] [--retry MS] [--unreached MS] [--give-up MS]";
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +27,8 @@ pub(crate) enum Action {
     Install { folder: PathBuf },
     /// Carry out one step of a plan.
     Step(Order),
+    /// Bring the spool to the service.
+    Ship(Shipping),
     /// Answer git, which asks how to log in.
     Credential(Login),
 }
@@ -37,6 +44,21 @@ pub(crate) struct Login {
     pub(crate) password: PathBuf,
     /// What git wants: `get`, or else to tell how it went.
     pub(crate) verb: String,
+}
+
+/// What to bring where.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Shipping {
+    /// Folder of the spool.
+    pub(crate) spool: PathBuf,
+    /// The attempt's log at the service; ends in `/log`.
+    pub(crate) url: String,
+    /// File that holds the bearer token.
+    pub(crate) token: PathBuf,
+    /// The steps, in the order in which they run.
+    pub(crate) steps: Vec<SpoolStep>,
+    /// When to try, and how long.
+    pub(crate) pace: Pace,
 }
 
 /// One step of a plan.
@@ -91,6 +113,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, 
         Some("install") => install(&mut parser),
         Some("source") => step(&mut parser, Step::Source),
         Some("run") => step(&mut parser, Step::Run),
+        Some("ship") => ship(&mut parser),
         Some("credential") => credential(&mut parser),
         _ => Err(format!("unknown verb {}", verb.display()).into()),
     }
@@ -142,6 +165,47 @@ fn step(parser: &mut Parser, step: Step) -> Result<Action, lexopt::Error> {
         spool_limit,
         spool_patience,
         install,
+    }))
+}
+
+fn ship(parser: &mut Parser) -> Result<Action, lexopt::Error> {
+    let (mut spool, mut url, mut token, mut steps) = (None, None, None, None);
+    let mut pace = Pace::default();
+    while let Some(arg) = parser.next()? {
+        let time = match arg {
+            Arg::Long("spool") => {
+                spool = Some(PathBuf::from(parser.value()?));
+                continue;
+            }
+            Arg::Long("url") => {
+                url = Some(parser.value()?.string()?);
+                continue;
+            }
+            Arg::Long("token") => {
+                token = Some(PathBuf::from(parser.value()?));
+                continue;
+            }
+            Arg::Long("steps") => {
+                let list = parser.value()?.string()?;
+                let parsed: Result<Vec<SpoolStep>, _> = list.split(',').map(str::parse).collect();
+                steps = Some(parsed.map_err(|error| error.to_string())?);
+                continue;
+            }
+            Arg::Long("gather") => &mut pace.gather,
+            Arg::Long("heartbeat") => &mut pace.heartbeat,
+            Arg::Long("retry") => &mut pace.retry,
+            Arg::Long("unreached") => &mut pace.unreached,
+            Arg::Long("give-up") => &mut pace.give_up,
+            other => return Err(other.unexpected()),
+        };
+        *time = Duration::from_millis(parser.value()?.parse()?);
+    }
+    Ok(Action::Ship(Shipping {
+        spool: spool.ok_or("expected --spool DIR")?,
+        url: url.ok_or("expected --url URL")?,
+        token: token.ok_or("expected --token FILE")?,
+        steps: steps.ok_or("expected --steps STEP,…")?,
+        pace,
     }))
 }
 
@@ -216,6 +280,19 @@ mod tests {
                 verb: "get".to_owned(),
             }))
         );
+        assert_eq!(
+            parsed("ship --spool s --url http://kiln/log --token t --steps source,build --heartbeat 5"),
+            Ok(Action::Ship(Shipping {
+                spool: PathBuf::from("s"),
+                url: "http://kiln/log".to_owned(),
+                token: PathBuf::from("t"),
+                steps: vec![SpoolStep::Source, SpoolStep::Build],
+                pace: Pace {
+                    heartbeat: Duration::from_millis(5),
+                    ..Pace::default()
+                },
+            }))
+        );
         assert_eq!(parsed("--help"), Ok(Action::Help));
         assert_eq!(parsed("-V"), Ok(Action::Version));
     }
@@ -234,6 +311,11 @@ mod tests {
             ("run --plan p --report r --install /x", "--install"),
             ("run --plan p --report r --spool-limit x", "x"),
             ("run --plan p --report r --spool-limit 1000", "1048576"),
+            ("ship --spool s --url u --token t", "--steps"),
+            (
+                "ship --spool s --url u --token t --steps build,deploy",
+                "`source` or `build`",
+            ),
             ("credential --for x --username u get", "--password"),
             ("credential --for x --username u --password p", "get"),
         ] {

@@ -7,8 +7,9 @@ use std::{env, fs, time::Duration};
 
 use ureq::{
     Agent, Proxy,
-    config::Config,
+    config::{Config, ConfigBuilder},
     tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
+    typestate::AgentScope,
     unversioned::transport::DefaultConnector,
 };
 
@@ -17,6 +18,12 @@ const CONNECT: Duration = Duration::from_secs(30);
 
 /// How long a server may say nothing.
 const SILENCE: Duration = Duration::from_mins(1);
+
+/// The same for the service, which is near.
+const SERVICE_CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a request to the service may take.
+const SERVICE_ANSWER: Duration = Duration::from_secs(30);
 
 /// Redirects that are followed.
 const MAX_REDIRECTS: u32 = 5;
@@ -31,16 +38,32 @@ const BUNDLES: [&str; 4] = [
 
 /// A client for one step. `direct`: whatever proxy the environment names is for the outside, not for this.
 pub(crate) fn client(direct: bool) -> Agent {
-    let tls = TlsConfig::builder().root_certs(roots()).build();
     let config = Config::builder()
-        .http_status_as_error(false)
         .max_redirects(MAX_REDIRECTS)
         .proxy(if direct { None } else { Proxy::try_from_env() })
         .timeout_connect(Some(CONNECT))
         .timeout_per_read(Some(SILENCE))
         .timeout_per_write(Some(SILENCE))
         .timeout_resolve(Some(CONNECT))
-        .timeout_recv_response(Some(SILENCE))
+        .timeout_recv_response(Some(SILENCE));
+    agent(config)
+}
+
+/// A client for small requests to the service, which are repeated until they get through.
+pub(crate) fn to_service() -> Agent {
+    let config = Config::builder()
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
+        .timeout_connect(Some(SERVICE_CONNECT))
+        .timeout_global(Some(SERVICE_ANSWER));
+    agent(config)
+}
+
+fn agent(config: ConfigBuilder<AgentScope>) -> Agent {
+    let tls = TlsConfig::builder().root_certs(roots()).build();
+    let config = config
+        .http_status_as_error(false)
         .tls_config(tls)
         .user_agent(concat!("kiln-agent/", env!("CARGO_PKG_VERSION")))
         .build();

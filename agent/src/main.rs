@@ -8,6 +8,7 @@ mod install;
 mod process;
 mod progress;
 mod run;
+mod ship;
 mod source;
 mod spool;
 mod step;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             }
         },
         Ok(Action::Step(order)) => step::carry_out(&order),
+        Ok(Action::Ship(order)) => ship::carry_out(&order),
         Ok(Action::Credential(login)) => credential::answer(&login),
         Err(error) => {
             eprintln!("kiln-agent: {error}\n{}", args::USAGE);

@@ -7,7 +7,7 @@
 pub(crate) mod writer;
 
 use std::{
-    fs::{self, Permissions},
+    fs::{self, File, Permissions, TryLockError},
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -19,6 +19,8 @@ use kiln_agent::wire::push::{Seal, SpoolStep};
 const CANCEL: &str = "cancel";
 /// The step's [`Seal`], written as the last thing.
 const END: &str = "end.json";
+/// Locked by the step's agent as long as it lives.
+const LOCK: &str = "lock";
 /// Digits of the largest offset.
 const NAME_DIGITS: usize = 20;
 
@@ -42,7 +44,6 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Offset behind its last byte.
-    #[cfg(test)]
     pub(crate) const fn end(self) -> u64 {
         self.start + self.length
     }
@@ -63,6 +64,27 @@ impl Folder {
     pub(crate) fn make(&self) -> io::Result<()> {
         fs::create_dir_all(&self.0)?;
         fs::set_permissions(&self.0, Permissions::from_mode(0o777))
+    }
+
+    /// Takes the spool for its writer, who keeps what this returns.
+    pub(crate) fn lock(&self) -> io::Result<File> {
+        // Under its own name it is locked from the first moment on.
+        let unlocked = self.0.join(format!("{LOCK}.tmp"));
+        let file = File::create(&unlocked)?;
+        file.try_lock()?;
+        fs::rename(unlocked, self.0.join(LOCK))?;
+        Ok(file)
+    }
+
+    /// Whether the step has begun.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.join(LOCK).exists()
+    }
+
+    /// Whether the step's agent lives, as far as can be told.
+    pub(crate) fn has_writer(&self) -> bool {
+        let lock = File::open(self.0.join(LOCK));
+        lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
     /// The segments in their order. Those that are deleted meanwhile are left out.

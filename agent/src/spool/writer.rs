@@ -72,6 +72,8 @@ pub(crate) struct Spool {
     /// Number and reason of the last line that was dropped since the last frame.
     dropped: Option<(u64, Reason)>,
     reserve: PathBuf,
+    /// Says that the writer lives.
+    _lock: File,
 }
 
 #[derive(Debug)]
@@ -106,6 +108,7 @@ impl Spool {
         if !folder.segments()?.is_empty() || folder.seal()?.is_some() {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists));
         }
+        let lock = folder.lock()?;
         let reserve = folder.path().join(RESERVE);
         fs::write(&reserve, [0; RESERVE_SIZE])?;
         Ok(Self {
@@ -119,6 +122,7 @@ impl Spool {
             full: None,
             dropped: None,
             reserve,
+            _lock: lock,
         })
     }
 

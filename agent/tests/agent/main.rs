@@ -8,10 +8,12 @@
 mod archive;
 mod git_server;
 mod install;
+mod log_server;
 mod login;
 mod output;
 mod run;
 mod service;
+mod ship;
 mod source;
 mod spool;
 mod stop;

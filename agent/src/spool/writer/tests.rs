@@ -86,11 +86,15 @@ fn a_line_that_fits_is_not_dropped() {
     let mut shipped = Vec::new();
     ship(&folder, &mut shipped, true);
     assert!(shipped == frames);
-    let left: Vec<_> = fs::read_dir(folder.path())
+    let mut left: Vec<_> = fs::read_dir(folder.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
-    assert_eq!(left, ["end.json"]);
+    left.sort();
+    assert_eq!(left, ["end.json", "lock"]);
+    assert!(folder.has_begun() && folder.has_writer());
+    drop(spool);
+    assert!(!folder.has_writer());
 }
 
 #[test]
