@@ -20,7 +20,7 @@ use url::Url;
 pub use self::{config::Config, worker::run};
 use crate::{
     domain::clock::Clock,
-    journal::{Signals, Writer},
+    journal::{Logs, Signals},
     runner::verify::Verifier,
     store::{attempt_keys::AttemptKeys, secrets::seal::Keyring},
 };
@@ -33,8 +33,8 @@ pub struct Context<R> {
     pub runner: R,
     /// News within this replica and between replicas.
     pub signals: Signals,
-    /// The way into journals.
-    pub writer: Writer,
+    /// The way into the logs of attempts.
+    pub logs: Logs,
     /// Decrypts the secrets of projects.
     pub keyring: Keyring,
     /// Asks registries whether they hold what was pushed.

@@ -28,6 +28,7 @@ mod trace;
 mod uploads;
 
 pub use self::{
+    attempts::{PushMetrics, Pushes},
     cors::{Cors, Origin},
     metrics::Metrics,
     router::{openapi, router},

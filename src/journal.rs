@@ -6,7 +6,10 @@
 mod changes;
 mod heads;
 mod history;
+pub mod lines;
+pub mod log;
 pub mod metrics;
+pub mod push;
 pub mod reader;
 pub mod signals;
 pub mod writer;
@@ -15,6 +18,7 @@ pub use self::{
     changes::ChangeReader,
     heads::{Heads, Subscription},
     history::{History, ReadError},
+    log::{LogLimits, Logs},
     reader::Reader,
     signals::Signals,
     writer::{AppendError, Writer},

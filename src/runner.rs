@@ -15,13 +15,20 @@ use chrono::{DateTime, Utc};
 use kiln_agent::wire::report::Report;
 use tokio::sync::watch;
 
-use crate::domain::{build::Assignment, event::StepName, failure::Failure, id::AttemptId};
+use crate::domain::{
+    build::{Assignment, LogVia},
+    event::StepName,
+    failure::Failure,
+    id::AttemptId,
+};
 
 /// Runs attempts. All methods may be called again after a crash at any point: creating what exists adopts it, and
 /// deleting what is gone succeeds.
 pub trait Runner: Send + Sync + 'static {
     /// What an attempt's pod or folder is called: this, followed by the attempt's id.
     const NAME_PREFIX: &'static str;
+    /// What [`Runner::read_log`] reads, in words for callers.
+    const LOG_VIA: LogVia;
 
     /// Starts the attempt, or adopts it when it exists already.
     fn launch(&self, assignment: &Assignment) -> impl Future<Output = Result<Launched, LaunchError>> + Send;
@@ -34,6 +41,13 @@ pub trait Runner: Send + Sync + 'static {
     /// ended and all that can be had has been read. May begin earlier and may repeat lines; the caller goes by the
     /// numbers. Backpressure: the runner reads no faster than the caller takes.
     fn read_log(&self, attempt: AttemptId, step: StepName, after: LogPosition) -> LogReader;
+
+    /// Whether the attempt sends its log by itself (`kiln-agent ship`), so that [`Runner::read_log`] is only for where
+    /// that fails. Changes without a new observation, too: ask again after a while.
+    fn shipping(&self, attempt: AttemptId) -> Shipping {
+        let _ = attempt;
+        Shipping::Absent
+    }
 
     /// Tells the attempt to stop: its processes get SIGTERM and, after a grace period of a few seconds, SIGKILL.
     /// Returns at once; the end shows in what is observed. Log and report stay readable until the end was observed.
@@ -48,6 +62,17 @@ pub trait Runner: Send + Sync + 'static {
     /// Whether attempts can be launched at all, in words for `/readyz`. Nothing is claimed from the queue while this
     /// says no.
     fn readiness(&self) -> watch::Receiver<Readiness>;
+}
+
+/// What is known of the sending of an attempt's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shipping {
+    /// The attempt doesn't send its log.
+    Absent,
+    /// It does, or will, as far as is known.
+    Running,
+    /// It did; what sent it has ended for good.
+    Over,
 }
 
 /// What a launch led to.

@@ -15,6 +15,13 @@ mod api {
     }
     mod errors;
     mod events;
+    mod internal {
+        mod v1 {
+            mod attempts {
+                mod log;
+            }
+        }
+    }
     mod operations;
     mod projects;
     mod stream_tickets;

@@ -16,6 +16,7 @@ use crate::{
     },
     engine,
     http::{Cors, UploadConfig},
+    journal::LogLimits,
     runner::{kubernetes, local, registry::Registry},
 };
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub cors: Cors,
     /// What callers may send to be built from.
     pub uploads: UploadConfig,
+    /// How much of logs is kept.
+    pub logs: LogLimits,
     /// Limits and timers of the engine.
     pub engine: engine::Config,
     /// Where traces go.
@@ -70,6 +73,7 @@ impl Default for Config {
             limits: Limits::default(),
             cors: Cors::default(),
             uploads: UploadConfig::default(),
+            logs: LogLimits::default(),
             engine: engine::Config::default(),
             telemetry: Telemetry::default(),
             log: Log::default(),

@@ -25,7 +25,7 @@ use crate::{
     domain::clock::{Clock, SystemClock},
     engine::{self, Context, ServiceAccess},
     http,
-    journal::{History, Signals, Writer},
+    journal::{History, Logs, Signals, Writer},
     runner::{Readiness, Runner, verify::Verifier},
     store::{self, attempt_keys::AttemptKeys, secrets::seal::Keyring},
 };
@@ -84,7 +84,7 @@ pub struct Service {
     clock: Arc<dyn Clock>,
     metrics: Registry,
     signals: Signals,
-    writer: Writer,
+    logs: Logs,
     access: ServiceAccess,
     cluster: Option<watch::Receiver<Result<(), String>>>,
     /// What does the work; ends when told to shut down.
@@ -103,6 +103,8 @@ impl Service {
         let journal = crate::journal::metrics::Metrics::register(&mut metrics);
         let (writer, flusher) = Writer::with_metrics(pool.clone(), signals.clone(), journal);
         let last = CancellationToken::new();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let logs = Logs::new(pool.clone(), writer, Arc::clone(&clock), config.logs.clone());
         let access = ServiceAccess {
             url: Arc::new(config.agent_url.clone().map(OnceLock::from).unwrap_or_default()),
             keys: AttemptKeys::new(http::Random::system().bytes()),
@@ -114,10 +116,10 @@ impl Service {
             config,
             pool,
             keyring,
-            clock: Arc::new(SystemClock),
+            clock,
             metrics,
             signals,
-            writer,
+            logs,
             access,
             cluster: None,
             front: JoinSet::new(),
@@ -132,7 +134,7 @@ impl Service {
         let context = Arc::new(Context {
             pool: self.pool.clone(),
             signals: self.signals.clone(),
-            writer: self.writer.clone(),
+            logs: self.logs.clone(),
             keyring: self.keyring.clone(),
             verifier: Verifier::new(self.config.registry.clone()).map_err(ServeError::Registries)?,
             clock: Arc::clone(&self.clock),
@@ -167,6 +169,7 @@ impl Service {
         }
         let reachable = self.access.url.get().is_some();
         let metrics = http::Metrics::register(&mut self.metrics);
+        let pushes = http::Pushes::new(self.logs.clone(), http::PushMetrics::register(&mut self.metrics));
         let app = http::App {
             pool: self.pool.clone(),
             history: History::new(self.pool.clone()),
@@ -174,6 +177,7 @@ impl Service {
             limits: Arc::new(self.config.limits.clone()),
             uploads: Arc::new(http::Uploads::new(self.config.uploads.clone(), reachable)),
             attempt_keys: self.access.keys.clone(),
+            pushes,
             clock: Arc::clone(&self.clock),
             random: http::Random::system(),
             keyring: self.keyring.clone(),

@@ -3,6 +3,8 @@
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     failure::Failure,
@@ -36,6 +38,8 @@ pub struct Build {
     pub retried_by: Option<BuildId>,
     /// What was tried, in order.
     pub attempts: Vec<Attempt>,
+    /// Bytes of log text in its journal.
+    pub log_bytes: u64,
 }
 
 /// One try at a build.
@@ -59,6 +63,29 @@ pub struct Attempt {
     pub started_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
+    /// How its log arrives; absent before anything has.
+    pub log: Option<AttemptLog>,
+}
+
+/// How the log of an attempt arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AttemptLog {
+    /// What carries it. Where only a part could be pushed, this is what carried the rest.
+    pub via: LogVia,
+    /// Whether all of it has arrived, by the size and the checksum that the steps that have begun gave at their ends.
+    pub sealed: bool,
+}
+
+/// What carries logs out of attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogVia {
+    /// The attempt sends it to Kiln.
+    Push,
+    /// Kiln follows the log API of Kubernetes, because the attempt doesn't reach Kiln.
+    Kubernetes,
+    /// Kiln reads the files that the attempt writes on its own host.
+    Host,
 }
 
 /// What keeps an attempt from running, in the cluster's words.

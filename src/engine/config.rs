@@ -27,6 +27,10 @@ pub struct Config {
     pub stop_timeout_seconds: u32,
     /// How long the rest of a log may take to arrive after its step has ended.
     pub log_drain_timeout_seconds: u32,
+    /// How long an attempt that could push its log may be silent before its log is read instead.
+    pub log_push_patience_seconds: u32,
+    /// How long an attempt that pushes its log may take to hand over the rest after a step has ended.
+    pub log_seal_timeout_seconds: u32,
     /// Attempts that a build gets when the infrastructure fails it.
     pub max_attempts: u32,
     /// Wait before the second attempt; doubles with each further one.
@@ -48,6 +52,8 @@ impl Default for Config {
             pending_timeout_seconds: 600,
             stop_timeout_seconds: 20,
             log_drain_timeout_seconds: 60,
+            log_push_patience_seconds: 15,
+            log_seal_timeout_seconds: 600,
             max_attempts: 3,
             retry_backoff_seconds: 5,
             drain_timeout_seconds: 10,

@@ -18,7 +18,11 @@ use self::{
     launch::Launch,
     patience::{Overdue, Situation, Stopping},
 };
-use super::{Context, config::seconds, log_pump::LogPump};
+use super::{
+    Context,
+    config::seconds,
+    log_pump::{LogOutcome, LogPump},
+};
 use crate::{
     domain::{
         build::Pending,
@@ -28,7 +32,7 @@ use crate::{
         state::BuildState,
     },
     journal::AppendError,
-    runner::{Observation, Outcome, Runner, StepObservation},
+    runner::{Observation, Outcome, Runner, Shipping, StepObservation},
     store::{Lease, queue::Claimed, transitions::AttemptFacts},
 };
 
@@ -130,10 +134,10 @@ impl<'a, R: Runner> Driver<'a, R> {
                     self.remove().await;
                     REMOVED_LOG_PATIENCE
                 } else {
-                    seconds(self.context.config.log_drain_timeout_seconds)
+                    self.log_patience()
                 };
                 self.drain(&mut pump, &hurry, patience).await?;
-                end
+                end.with_log(std::mem::take(&mut pump.outcome))
             }
         };
         self.conclude(end).await
@@ -142,19 +146,23 @@ impl<'a, R: Runner> Driver<'a, R> {
     fn start_pump(&self, observed: watch::Receiver<Observation>, hurry: CancellationToken) -> Pump {
         let context = std::sync::Arc::clone(self.context);
         let lease = self.lease;
-        let cursor = self.claimed.cursor.clone();
+        let project = self.claimed.assignment.project.clone();
+        let log = self.context.logs.attempt(lease, project, self.claimed.standing.clone());
         let copy = async move {
             LogPump {
                 context: &context,
                 lease,
-                cursor,
+                log,
                 observed,
                 hurry,
             }
             .run()
             .await
         };
-        Pump(Some(tokio::spawn(copy.in_current_span())))
+        Pump {
+            task: Some(tokio::spawn(copy.in_current_span())),
+            outcome: LogOutcome::default(),
+        }
     }
 
     /// Watches the attempt until it has ended or is given up on.
@@ -172,6 +180,7 @@ impl<'a, R: Runner> Driver<'a, R> {
                         outcome: outcome.clone(),
                         digest: digest(steps),
                         forced: false,
+                        unexplained: steps.last().is_some_and(is_unexplained),
                     });
                 }
                 Observation::Gone { .. } => {
@@ -197,7 +206,7 @@ impl<'a, R: Runner> Driver<'a, R> {
                 () = tokio::time::sleep(wait) => match overdue {
                     Overdue::Stop(failure) => self.stop(Some(failure)).await?,
                     Overdue::Remove(failure) => {
-                        return Ok(End { outcome: Outcome::Failed(failure), digest: None, forced: true });
+                        return Ok(End { outcome: Outcome::Failed(failure), digest: None, forced: true, unexplained: false });
                     }
                 },
             }
@@ -282,6 +291,17 @@ impl<'a, R: Runner> Driver<'a, R> {
             tracing::warn!(build.id = %self.lease.attempt.build, error = ?error, "the attempt could not be told to stop");
         }
         Ok(())
+    }
+
+    /// How long the rest of the log may take once the attempt has ended.
+    fn log_patience(&self) -> Duration {
+        let config = &self.context.config;
+        let drain = seconds(config.log_drain_timeout_seconds);
+        match self.context.runner.shipping(self.lease.attempt) {
+            Shipping::Absent | Shipping::Over => drain,
+            // What can't be pushed in that time is read.
+            Shipping::Running => drain + seconds(config.log_seal_timeout_seconds),
+        }
     }
 
     /// Waits until the log is in the journal, within limits.
@@ -369,31 +389,38 @@ impl<'a, R: Runner> Driver<'a, R> {
 }
 
 /// The task that carries the attempt's log into the journal. It ends with its driver.
-struct Pump(Option<JoinHandle<Result<(), AppendError>>>);
+struct Pump {
+    task: Option<JoinHandle<Result<LogOutcome, AppendError>>>,
+    /// What it found, once it has ended.
+    outcome: LogOutcome,
+}
 
 impl Pump {
     const fn is_done(&self) -> bool {
-        self.0.is_none()
+        self.task.is_none()
     }
 
     /// Waits for the task's end; never returns a second time.
     async fn ended(&mut self) -> Result<(), Stopped> {
-        let Some(task) = &mut self.0 else {
+        let Some(task) = &mut self.task else {
             return std::future::pending().await;
         };
         let ended = task.await;
-        self.0 = None;
+        self.task = None;
         match ended {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(AppendError::LeaseLost)) => Err(Stopped::LeaseLost),
-            Ok(Err(AppendError::Failed)) | Err(_) => Err(Stopped::GiveUp),
+            Ok(Ok(outcome)) => {
+                self.outcome = outcome;
+                Ok(())
+            }
+            Ok(Err(AppendError::Fenced)) => Err(Stopped::LeaseLost),
+            Ok(Err(AppendError::Failed | AppendError::Moved(_))) | Err(_) => Err(Stopped::GiveUp),
         }
     }
 }
 
 impl Drop for Pump {
     fn drop(&mut self) {
-        if let Some(task) = &self.0 {
+        if let Some(task) = &self.task {
             task.abort();
         }
     }
@@ -405,6 +432,8 @@ struct End {
     digest: Option<Digest>,
     /// Patience ended before the attempt did.
     forced: bool,
+    /// The last step left no report.
+    unexplained: bool,
 }
 
 impl End {
@@ -416,8 +445,29 @@ impl End {
             )),
             digest: None,
             forced: false,
+            unexplained: false,
         }
     }
+
+    /// The end in the light of the log: where neither a report nor the log's end says how the last step went, nobody
+    /// knows, and that is the failure.
+    fn with_log(self, log: LogOutcome) -> Self {
+        match (self.outcome, log.lost) {
+            (Outcome::Failed(failure), Some(lost)) if self.unexplained && failure.code == FailureCode::Internal => {
+                let message = format!("{} The end of its log is lost, too: {lost}.", failure.message);
+                Self {
+                    outcome: Outcome::Failed(Failure::new(FailureCode::LogLost, message)),
+                    ..self
+                }
+            }
+            (outcome, _) => Self { outcome, ..self },
+        }
+    }
+}
+
+/// Whether a step ended without saying how it went.
+fn is_unexplained(step: &StepObservation) -> bool {
+    step.end.as_ref().is_some_and(|end| end.report.is_none())
 }
 
 fn report(steps: &[StepObservation], step: StepName) -> Option<&kiln_agent::wire::report::Report> {

@@ -53,6 +53,8 @@ pub struct Metrics {
     pub adopted: Counter,
     /// Gaps written, by what is missing.
     pub log_gaps: Family<GapLabels, Counter>,
+    /// Times that a step's log had to be read because it wasn't pushed.
+    pub log_fallbacks: Counter,
     /// Seconds that builds spent at each stage.
     pub stage_seconds: Family<StageLabels, Histogram, fn() -> Histogram>,
     /// Sweeps that could not look for remains or could not remove them.
@@ -84,6 +86,7 @@ impl Metrics {
             taken_over: Counter::default(),
             adopted: Counter::default(),
             log_gaps: Family::default(),
+            log_fallbacks: Counter::default(),
             stage_seconds: Family::new_with_constructor(stage_histogram),
             sweep_failures: Counter::default(),
             swept: Counter::default(),
@@ -119,6 +122,11 @@ impl Metrics {
             "kiln_log_gaps",
             "Gaps written because a part of a step's log was missing",
             metrics.log_gaps.clone(),
+        );
+        registry.register(
+            "kiln_log_fallbacks",
+            "Times that a step's log was read from where it ran because it was not pushed",
+            metrics.log_fallbacks.clone(),
         );
         registry.register(
             "kiln_stage_seconds",

@@ -15,7 +15,7 @@ use super::error::ApiError;
 /// Largest accepted body, in bytes.
 pub(super) const MAX_BODY: usize = 1 << 20;
 /// How long a body may take to arrive.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The JSON value of a request's body.
 pub(super) struct JsonBody(pub(super) Value);

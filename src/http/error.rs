@@ -86,6 +86,32 @@ pub(super) enum ApiError {
         /// What would be right.
         detail: &'static str,
     },
+    /// The body has an encoding that isn't taken.
+    #[error("the body's encoding isn't taken")]
+    UnsupportedEncoding,
+    /// The body can't be decompressed.
+    #[error("the body can't be decompressed")]
+    MalformedEncoding(#[source] io::Error),
+    /// The bytes of a log aren't whole frames.
+    #[error("at offset {offset}: {problem}")]
+    InvalidFrames {
+        /// Where in the step's spool.
+        offset: u64,
+        /// What is wrong there.
+        problem: &'static str,
+    },
+    /// Bytes of a log are missing before those that were sent; only those below this offset are held.
+    #[error("only the bytes below {0} are held")]
+    LogOffset(u64),
+    /// The attempt is over.
+    #[error("the attempt is over")]
+    AttemptOver,
+    /// As many pushes are in hand as there is memory for.
+    #[error("too many pushes are in hand")]
+    PushesFull,
+    /// The journal can't be written.
+    #[error("the journal can't be written")]
+    Journal,
     /// The asked range begins behind the end of the text, which is this long.
     #[error("no such range in {0} bytes")]
     RangeNotSatisfiable(u64),

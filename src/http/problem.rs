@@ -47,6 +47,10 @@ pub(super) struct Problem {
     /// Every invalid field or parameter.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ProblemField>,
+    /// With `log_offset`, which only attempts meet: where the next push has to begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    offset: Option<u64>,
     /// Also in the header `x-request-id` and in the server's log.
     request_id: String,
 }
@@ -71,6 +75,7 @@ struct Answer {
     title: &'static str,
     detail: String,
     errors: Vec<ProblemField>,
+    offset: Option<u64>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -82,6 +87,7 @@ impl Answer {
             title,
             detail: detail.into(),
             errors: Vec::new(),
+            offset: None,
             headers: Vec::new(),
         }
     }
@@ -328,6 +334,53 @@ fn answer(error: &ApiError) -> Answer {
             "A header is not valid",
             format!("the header `{name}`: {detail}"),
         ),
+        ApiError::UnsupportedEncoding => Answer::new(
+            S::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_encoding",
+            "The body's encoding is not taken",
+            "send the body as it is, or with the header `Content-Encoding: zstd`",
+        ),
+        ApiError::MalformedEncoding(_) => Answer::new(
+            S::BAD_REQUEST,
+            "malformed_encoding",
+            "The body can't be decompressed",
+            "the header `Content-Encoding` says zstd, and the body isn't that",
+        ),
+        ApiError::InvalidFrames { offset, problem } => Answer::new(
+            S::UNPROCESSABLE_ENTITY,
+            "invalid_frames",
+            "The body does not consist of frames",
+            format!("at offset {offset} of the step's spool: {problem}"),
+        ),
+        ApiError::LogOffset(offset) => Answer {
+            offset: Some(*offset),
+            ..Answer::new(
+                S::CONFLICT,
+                "log_offset",
+                "Bytes of the log are missing before these",
+                format!("the bytes below {offset} are held: send those from there on"),
+            )
+        },
+        ApiError::AttemptOver => Answer::new(
+            S::GONE,
+            "attempt_over",
+            "The attempt is over",
+            "nothing of it is taken any more",
+        ),
+        ApiError::PushesFull => Answer::new(
+            S::SERVICE_UNAVAILABLE,
+            "log_busy",
+            "Too many logs arrive at the same time",
+            "send it again after `Retry-After` seconds, here or at another replica",
+        )
+        .header(header::RETRY_AFTER, HeaderValue::from_static("1")),
+        ApiError::Journal => Answer::new(
+            S::SERVICE_UNAVAILABLE,
+            "journal_unavailable",
+            "The log can't be written",
+            "send it again after `Retry-After` seconds, here or at another replica",
+        )
+        .header(header::RETRY_AFTER, HeaderValue::from_static("2")),
         ApiError::RangeNotSatisfiable(length) => Answer::new(
             S::RANGE_NOT_SATISFIABLE,
             "range_not_satisfiable",
@@ -412,6 +465,7 @@ pub(super) async fn render(State(metrics): State<Metrics>, request: Request, nex
         title,
         detail,
         errors,
+        offset,
         headers,
     } = answer(&error);
     metrics.problem(code);
@@ -427,6 +481,7 @@ pub(super) async fn render(State(metrics): State<Metrics>, request: Request, nex
         code,
         detail,
         errors,
+        offset,
         request_id: request_id.into(),
     };
     *response.status_mut() = status;

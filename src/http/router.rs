@@ -112,6 +112,14 @@ fn table() -> OpenApiRouter<App> {
             "/internal/v1/attempts/{attempt}/upload",
             axum::routing::get(attempts::upload::get),
         )
+        .route(
+            "/internal/v1/attempts/{attempt}/log",
+            axum::routing::post(attempts::log::push),
+        )
+        .route(
+            "/internal/v1/attempts/{attempt}/log/seal",
+            axum::routing::post(attempts::log::seal::seal),
+        )
 }
 
 /// The description of the API.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::{cors::Cors, metrics::Metrics, stream::sse::StreamTiming, uploads::Uploads};
+use super::{attempts::Pushes, cors::Cors, metrics::Metrics, stream::sse::StreamTiming, uploads::Uploads};
 use crate::{
     domain::{clock::Clock, id::BuildId, spec::Limits},
     journal::{History, Signals},
@@ -30,6 +30,8 @@ pub struct App {
     pub uploads: Arc<Uploads>,
     /// What attempts' tokens are made with.
     pub attempt_keys: AttemptKeys,
+    /// Where attempts' logs go.
+    pub pushes: Pushes,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Random bytes that can't be guessed.

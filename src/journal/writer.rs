@@ -14,9 +14,9 @@ use super::{Signals, metrics::Metrics};
 use crate::{
     domain::event::Event,
     store::{
-        self, Lease,
-        entries::pack,
-        journal::{Append, Appended, LogCursor},
+        self,
+        entries::{Packed, pack},
+        journal::{Append, Appended, Fence, LogCursor, Standing},
     },
 };
 
@@ -26,11 +26,14 @@ const INTERVAL: Duration = Duration::from_millis(25);
 const MAX_BYTES: usize = 1 << 20;
 
 /// Why entries could not be appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Another worker has the build now, or it is over.
-    #[error("the lease is lost")]
-    LeaseLost,
+    /// Another worker has the build now, or the attempt is over.
+    #[error("the lease is lost, or the attempt is over")]
+    Fenced,
+    /// Somebody else has written since; this is where the log stands now.
+    #[error("somebody else has written to the log since")]
+    Moved(Standing),
     /// The writer is shutting down, or the database refused the entries; the log says why.
     #[error("the journal can't be written")]
     Failed,
@@ -67,20 +70,26 @@ impl Writer {
         (Self { sender, metrics }, flusher)
     }
 
-    /// Appends entries and moves the cursor, both or neither, and returns once they are durable. At most one call a
-    /// build at a time; entries must not be empty.
+    /// Appends entries, which hold `text` bytes of log text, and moves the cursor, both or neither, and returns once
+    /// they are durable. Without entries only the cursor moves.
     pub async fn append(
         &self,
-        lease: Lease,
+        fence: impl Into<Fence>,
         from: LogCursor,
         to: LogCursor,
         events: &[Event],
+        text: u64,
     ) -> Result<i64, AppendError> {
         let append = Append {
-            lease,
+            fence: fence.into(),
             from,
             to,
-            packed: pack(events),
+            packed: if events.is_empty() {
+                Packed::NOTHING
+            } else {
+                pack(events)
+            },
+            text,
         };
         let (done, outcome) = oneshot::channel();
         self.metrics.waiting.inc();
@@ -138,7 +147,7 @@ impl Flusher {
 
     async fn gather(&mut self, first: Request, until: Instant) -> Vec<Request> {
         let mut bytes = first.append.packed.body.len();
-        let mut builds = HashSet::from([first.append.lease.attempt.build]);
+        let mut builds = HashSet::from([first.append.fence.attempt().build]);
         let mut batch = vec![first];
         while bytes < MAX_BYTES {
             let request = match self.requests.try_recv() {
@@ -148,7 +157,7 @@ impl Flusher {
                     Ok(None) | Err(_) => break,
                 },
             };
-            if !builds.insert(request.append.lease.attempt.build) {
+            if !builds.insert(request.append.fence.attempt().build) {
                 self.held = Some(request);
                 break;
             }
@@ -172,13 +181,13 @@ impl Flusher {
                 }
                 outcomes
             }
-            Err(error) => vec![Err(error); appends.len()],
+            Err(error) => appends.iter().map(|_| Err(error.clone())).collect(),
         };
         for ((append, done), outcome) in appends.iter().zip(waiting).zip(outcomes) {
-            if let Ok(head) = outcome {
+            if let Ok(head) = &outcome {
                 self.metrics.entries.inc_by(append.packed.count.unsigned_abs());
                 self.metrics.bytes.inc_by(append.packed.body.len() as u64);
-                self.signals.head(append.lease.attempt.build, head);
+                self.signals.head(append.fence.attempt().build, *head);
             }
             // The sender may have stopped waiting.
             let _ = done.send(outcome);
@@ -198,7 +207,8 @@ impl Flusher {
                         .into_iter()
                         .map(|outcome| match outcome {
                             Appended::Durable(head) => Ok(head),
-                            Appended::LeaseLost => Err(AppendError::LeaseLost),
+                            Appended::Moved(standing) => Err(AppendError::Moved(standing)),
+                            Appended::Fenced => Err(AppendError::Fenced),
                         })
                         .collect());
                 }

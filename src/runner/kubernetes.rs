@@ -27,7 +27,11 @@ use self::{config::Config, connection::Connection, index::Index};
 use super::{
     LaunchError, Launched, LogPosition, LogReader, Observation, Readiness, Runner, RunnerError, registry::Registry,
 };
-use crate::domain::{build::Assignment, event::StepName, id::AttemptId};
+use crate::domain::{
+    build::{Assignment, LogVia},
+    event::StepName,
+    id::AttemptId,
+};
 
 /// Runs attempts as pods.
 pub struct KubernetesRunner {
@@ -82,6 +86,7 @@ impl KubernetesRunner {
 
 impl Runner for KubernetesRunner {
     const NAME_PREFIX: &'static str = pod::NAME_PREFIX;
+    const LOG_VIA: LogVia = LogVia::Kubernetes;
 
     async fn launch(&self, assignment: &Assignment) -> Result<Launched, LaunchError> {
         launch::launch(&self.inner, assignment).await

@@ -35,7 +35,12 @@ use super::{
     builder::{self, Env, StorageDriver},
     registry::Registry,
 };
-use crate::domain::{build::Assignment, event::StepName, id::AttemptId, spec::Builder};
+use crate::domain::{
+    build::{Assignment, LogVia},
+    event::StepName,
+    id::AttemptId,
+    spec::Builder,
+};
 
 /// How often it is looked whether the host has everything.
 const READINESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -286,6 +291,7 @@ impl Entry {
 
 impl Runner for LocalRunner {
     const NAME_PREFIX: &'static str = "";
+    const LOG_VIA: LogVia = LogVia::Host;
 
     async fn launch(&self, assignment: &Assignment) -> Result<Launched, LaunchError> {
         let attempt = assignment.attempt;

@@ -140,6 +140,7 @@ async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, E
         retry_of,
         retried_by: None,
         attempts: Vec::new(),
+        log_bytes: 0,
     })
 }
 
@@ -248,7 +249,7 @@ pub(super) async fn get_in(connection: &mut PgConnection, id: BuildId) -> Result
     let row = sqlx::query_as!(
         BuildRow,
         "SELECT id, project, state, spec, attempts, available_at, commit, digest, failure_code, failure_message,
-                created_at, started_at, finished_at, journal_head, retry_of,
+                created_at, started_at, finished_at, journal_head, retry_of, log_bytes,
                 (SELECT r.id FROM builds r WHERE r.retry_of = builds.id ORDER BY r.id DESC LIMIT 1) AS retried_by
          FROM builds WHERE id = $1",
         id.0,
@@ -269,7 +270,7 @@ pub(super) async fn attempts_of(
     let rows = sqlx::query_as!(
         AttemptRow,
         "SELECT build_id, number, state, pod, node, failure_code, failure_message, resources, created_at, started_at,
-                finished_at
+                finished_at, log_cursor
          FROM attempts WHERE build_id = ANY($1) ORDER BY build_id, number",
         builds,
     )

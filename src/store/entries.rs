@@ -20,6 +20,15 @@ pub struct Packed {
     pub body: Vec<u8>,
 }
 
+impl Packed {
+    /// No entries: nothing that a row could hold.
+    pub const NOTHING: Self = Self {
+        count: 0,
+        codec: 0,
+        body: Vec::new(),
+    };
+}
+
 /// A row's bytes aren't what [`pack`] makes.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {

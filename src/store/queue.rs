@@ -5,7 +5,11 @@ use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{Error, Lease, journal::LogCursor, rows::Place};
+use super::{
+    Error, Lease,
+    journal::{LogCursor, Standing},
+    rows::Place,
+};
 use crate::domain::{
     build::Assignment,
     id::{AttemptId, BuildId, ReplicaId},
@@ -23,8 +27,8 @@ pub struct Claimed {
     pub assignment: Assignment,
     /// Where it stands.
     pub state: BuildState,
-    /// How far its log is in the journal.
-    pub cursor: LogCursor,
+    /// Where its log stands.
+    pub standing: Standing,
     /// When the attempt was claimed first.
     pub attempt_created_at: DateTime<Utc>,
     /// Since when it could have been claimed; absent for a build that was taken over.
@@ -46,6 +50,7 @@ struct ClaimedRow {
     started_at: Option<DateTime<Utc>>,
     journal_head: i64,
     log_cursor: Value,
+    log_bytes: i64,
     attempt_created_at: DateTime<Utc>,
     available_since: Option<DateTime<Utc>>,
     traceparent: Option<String>,
@@ -93,7 +98,10 @@ impl ClaimedRow {
                 credentials: Credentials::default(),
             },
             state,
-            cursor: place.json("log_cursor", self.log_cursor)?,
+            standing: Standing {
+                cursor: place.json::<LogCursor>("log_cursor", self.log_cursor)?,
+                log_bytes: self.log_bytes.unsigned_abs(),
+            },
             attempt_created_at: self.attempt_created_at,
             available_since: self.available_since,
             head: self.journal_head,
@@ -155,7 +163,7 @@ pub async fn claim(
             ))::text, 'UTF8')
             FROM build
         )
-        SELECT id, project, state, spec, attempts, epoch, commit, started_at, journal_head, traceparent,
+        SELECT id, project, state, spec, attempts, epoch, commit, started_at, journal_head, log_bytes, traceparent,
                '{}'::jsonb AS "log_cursor!", $5 AS "attempt_created_at!",
                (SELECT next.available_at FROM next WHERE next.id = build.id) AS available_since
         FROM build
@@ -190,7 +198,7 @@ pub async fn take_over(pool: &PgPool, owner: ReplicaId, batch: u32) -> Result<Ve
             WHERE b.id = next.id AND b.owner IS NULL
             RETURNING b.*
         )
-        SELECT b.id, b.project, b.state, b.spec, b.attempts, b.epoch, b.commit, b.started_at, b.journal_head, b.traceparent,
+        SELECT b.id, b.project, b.state, b.spec, b.attempts, b.epoch, b.commit, b.started_at, b.journal_head, b.log_bytes, b.traceparent,
                a.log_cursor, a.created_at AS attempt_created_at,
                NULL::timestamptz AS available_since
         FROM build b JOIN attempts a ON a.build_id = b.id AND a.number = b.attempts

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::Error;
+use super::{Error, journal::LogCursor};
 use crate::domain::{
     build::{Attempt, Build},
     failure::Failure,
@@ -82,6 +82,7 @@ pub(super) struct BuildRow {
     pub journal_head: i64,
     pub retry_of: Option<Uuid>,
     pub retried_by: Option<Uuid>,
+    pub log_bytes: i64,
 }
 
 impl BuildRow {
@@ -141,6 +142,7 @@ impl BuildRow {
             retry_of: self.retry_of.map(BuildId),
             retried_by: self.retried_by.map(BuildId),
             attempts,
+            log_bytes: self.log_bytes.unsigned_abs(),
         })
     }
 }
@@ -158,6 +160,7 @@ pub(super) struct AttemptRow {
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
+    pub log_cursor: Value,
 }
 
 impl TryFrom<AttemptRow> for Attempt {
@@ -178,6 +181,7 @@ impl TryFrom<AttemptRow> for Attempt {
             created_at: row.created_at,
             started_at: row.started_at,
             finished_at: row.finished_at,
+            log: place.json::<LogCursor>("log_cursor", row.log_cursor)?.shown(),
         })
     }
 }

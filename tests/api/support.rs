@@ -7,9 +7,10 @@ use chrono::{DateTime, Utc};
 use kiln::{
     domain::{clock::SystemClock, project::Scope, spec::Limits},
     http::{
-        App, Cors, Health, Metrics, Random, StreamTiming, UploadConfig, Uploads, router, serve, token::BearerToken,
+        App, Cors, Health, Metrics, PushMetrics, Pushes, Random, StreamTiming, UploadConfig, Uploads, router, serve,
+        token::BearerToken,
     },
-    journal::{History, Signals},
+    journal::{History, LogLimits, Logs, Signals, Writer},
     store::{
         attempt_keys::AttemptKeys,
         projects,
@@ -44,6 +45,7 @@ pub(super) struct TestApp {
     client: reqwest::Client,
     stopping: CancellationToken,
     server: JoinHandle<()>,
+    writer: JoinHandle<()>,
 }
 
 impl TestApp {
@@ -52,12 +54,19 @@ impl TestApp {
     }
 
     pub(super) async fn start_with(pool: &PgPool, change: impl FnOnce(&mut App)) -> Self {
+        Self::start_limited(pool, LogLimits::default(), change).await
+    }
+
+    /// With other limits for logs.
+    pub(super) async fn start_limited(pool: &PgPool, limits: LogLimits, change: impl FnOnce(&mut App)) -> Self {
         // Fails when another test of this process was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (signals, _) = Signals::new(pool.clone());
         let (cluster, health) = tokio::sync::watch::channel(Ok(()));
         let stopping = CancellationToken::new();
         let mut registry = Registry::default();
+        let (writer, flusher) = Writer::new(pool.clone(), signals.clone());
+        let logs = Logs::new(pool.clone(), writer, Arc::new(SystemClock), limits);
         let mut app = App {
             pool: pool.clone(),
             history: History::new(pool.clone()),
@@ -65,6 +74,7 @@ impl TestApp {
             limits: Arc::new(Limits::default()),
             uploads: Arc::new(Uploads::new(UploadConfig::default(), true)),
             attempt_keys: AttemptKeys::new(Random::system().bytes()),
+            pushes: Pushes::new(logs, PushMetrics::register(&mut Registry::default())),
             clock: Arc::new(SystemClock),
             random: Random::system(),
             keyring: keyring(&[1]),
@@ -81,6 +91,7 @@ impl TestApp {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
         let server = tokio::spawn(serve(listener, router(app), stopping.clone()));
+        let writer = tokio::spawn(flusher.run(stopping.clone()));
         Self {
             pool: pool.clone(),
             signals,
@@ -89,6 +100,7 @@ impl TestApp {
             client: reqwest::Client::builder().no_proxy().build().expect("a client"),
             stopping,
             server,
+            writer,
         }
     }
 
@@ -134,6 +146,7 @@ impl TestApp {
         self.stopping.cancel();
         // The client still keeps its idle connections.
         soon("the server drains", self.server).await.expect("no panic");
+        soon("the journal's writer ends", self.writer).await.expect("no panic");
         assert_eq!(self.signals.heads().watched(), 0, "a subscription is left behind");
     }
 }

@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use futures::{Stream, StreamExt as _, stream};
 use kiln::{
     domain::{
+        attempt_token::Purpose,
         id::{AttemptId, ReplicaId, UploadId},
         project::Scope,
         spec::MemoryBytes,
@@ -399,7 +400,7 @@ async fn an_attempt_gets_its_archive_in_parts_and_nothing_else(pool: PgPool) {
     // Another replica with another candidate finds the same key.
     let keys = AttemptKeys::new(Random::system().bytes());
     let key = keys.get(&pool).await.expect("a key");
-    let token = |attempt: AttemptId| key.token(attempt).expose().to_owned();
+    let token = |attempt: AttemptId| key.token(attempt, Purpose::Upload).expose().to_owned();
     let get = |attempt: AttemptId, token: &str| {
         app.bearer(token)
             .get(&format!("/internal/v1/attempts/{attempt}/upload"))

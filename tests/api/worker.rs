@@ -82,7 +82,7 @@ impl Hand {
             let step = StepCursor {
                 line,
                 at_ms: line,
-                ended: false,
+                ..StepCursor::default()
             };
             if line > 0 {
                 cursor.0.insert(StepName::Build, step);
@@ -90,10 +90,11 @@ impl Hand {
             cursor
         };
         let entry = Append {
-            lease: self.lease,
+            fence: self.lease.into(),
             from: cursor(self.line),
             to: cursor(self.line + 1),
             packed: pack(&[event]),
+            text: 0,
         };
         let appended = append(&self.pool, &[entry]).await.expect("appends");
         let [Appended::Durable(head)] = appended.as_slice() else {

@@ -41,7 +41,7 @@ fn cursor(line: u64) -> LogCursor {
             StepCursor {
                 line,
                 at_ms: line,
-                ended: false,
+                ..StepCursor::default()
             },
         );
     }
@@ -106,7 +106,7 @@ async fn concurrent_readers_see_every_entry_once_and_in_order(pool: PgPool) {
             for line in (0..LINES).step_by(2) {
                 let events = [log(format!("{line}\n")), log(format!("{}\n", line + 1))];
                 writer
-                    .append(lease, cursor(line), cursor(line + 2), &events)
+                    .append(lease, cursor(line), cursor(line + 2), &events, 0)
                     .await
                     .expect("appends");
             }
@@ -140,10 +140,11 @@ async fn concurrent_readers_see_every_entry_once_and_in_order(pool: PgPool) {
 async fn an_append_that_is_repeated_is_done_once(pool: PgPool) {
     let lease = leases(&pool, 1).await[0];
     let append = Append {
-        lease,
+        fence: lease.into(),
         from: cursor(0),
         to: cursor(1),
         packed: pack(&[log("once\n".to_owned())]),
+        text: 5,
     };
     let first = store::journal::append(&pool, std::slice::from_ref(&append))
         .await
@@ -174,10 +175,10 @@ async fn a_lost_lease_appends_nothing_and_spares_the_others(pool: PgPool) {
     let writer = Arc::new(writer);
     let (events, from, to) = ([log("x\n".to_owned())], cursor(0), cursor(1));
     let (lost, kept) = tokio::join!(
-        writer.append(stale, from.clone(), to.clone(), &events),
-        writer.append(leases[1], from.clone(), to.clone(), &events),
+        writer.append(stale, from.clone(), to.clone(), &events, 2),
+        writer.append(leases[1], from.clone(), to.clone(), &events, 2),
     );
-    assert_eq!(lost, Err(AppendError::LeaseLost));
+    assert_eq!(lost, Err(AppendError::Fenced));
     assert!(kept.is_ok());
     stop.cancel();
     flusher.await.expect("ends");

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chrono::Utc;
 use kiln::{
     domain::{
-        build::Assignment,
+        build::{Assignment, LogVia},
         event::StepName,
         failure::{Failure, FailureCode},
         id::AttemptId,
@@ -184,6 +184,7 @@ fn begin(script: &Script, attempt: AttemptId) -> (Observation, u64) {
 
 impl Runner for SimRunner {
     const NAME_PREFIX: &'static str = "sim-";
+    const LOG_VIA: LogVia = LogVia::Kubernetes;
 
     async fn launch(&self, assignment: &Assignment) -> Result<Launched, LaunchError> {
         let attempt = assignment.attempt;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use kiln::{
     domain::{clock::SystemClock, id::BuildId, spec::BuildSpec, state::StateName},
     engine::{self, Context, ServiceAccess, metrics::Metrics},
-    journal::{History, Reader, Signals, Writer},
+    journal::{History, LogLimits, Logs, Reader, Signals, Writer},
     runner::{registry::Registry, verify::Verifier},
     store::{
         self,
@@ -123,11 +123,12 @@ impl Worker {
         adjust(&mut config);
         let (signals, exchange) = Signals::new(pool.clone());
         let (writer, flusher) = Writer::new(pool.clone(), signals.clone());
+        let logs = Logs::new(pool.clone(), writer, Arc::new(SystemClock), LogLimits::default());
         let context = Arc::new(Context {
             pool: pool.clone(),
             runner: runner.clone(),
             signals,
-            writer,
+            logs,
             keyring: Keyring::default(),
             verifier: Verifier::new(vec![Registry {
                 ca: None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Driver, Stopped};
 use crate::{
     domain::{
-        attempt_token::AttemptKey,
+        attempt_token::{AttemptKey, Purpose},
         failure::{Failure, FailureCode},
         secret::UploadAccess,
     },
@@ -30,7 +30,7 @@ impl<R: Runner> Driver<'_, R> {
         let credentials = &mut self.claimed.assignment.credentials;
         credentials.upload = uploaded.then(|| UploadAccess {
             url: format!("{base}/upload"),
-            token: key.token(attempt),
+            token: key.token(attempt, Purpose::Upload),
         });
         Ok(Ok(()))
     }

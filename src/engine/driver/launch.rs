@@ -99,7 +99,7 @@ impl<R: Runner> Driver<'_, R> {
             | BuildState::Cancelling {
                 started_at: Some(_), ..
             } => true,
-            _ => !self.claimed.cursor.0.is_empty(),
+            _ => !self.claimed.standing.cursor.0.is_empty(),
         }
     }
 }

@@ -10,7 +10,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures::{Stream, stream};
 use sqlx::PgPool;
 
-use super::CallingAttempt;
+use super::FetchingAttempt;
 use crate::{
     domain::id::UploadId,
     http::{
@@ -24,7 +24,7 @@ use crate::{
 /// its way.
 pub(in crate::http) async fn get(
     State(app): State<App>,
-    CallingAttempt(attempt): CallingAttempt,
+    FetchingAttempt(attempt): FetchingAttempt,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let upload = uploads::of_attempt(&app.pool, attempt)

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        build::{Attempt, Build},
+        build::{Attempt, AttemptLog, Build},
         failure::{Failure, FailureCode},
         id::BuildId,
         project::ProjectName,
@@ -44,6 +44,8 @@ pub(in crate::http) struct BuildView {
     retried_by: Option<Uuid>,
     /// What was tried, in order.
     attempts: Vec<AttemptView>,
+    /// Bytes of output that are kept, of all attempts together.
+    log_bytes: u64,
     /// When it was accepted.
     created_at: DateTime<Utc>,
     /// When the last attempt began to run.
@@ -88,6 +90,8 @@ struct AttemptView {
     finished_at: Option<DateTime<Utc>>,
     /// What it was given.
     resources: Resources,
+    /// How its log arrives; null before anything has.
+    log: Option<AttemptLog>,
 }
 
 /// Where to go on from a build.
@@ -144,6 +148,7 @@ impl BuildView {
             retry_of: build.retry_of.map(|BuildId(id)| id),
             retried_by: build.retried_by.map(|BuildId(id)| id),
             attempts: build.attempts.into_iter().map(AttemptView::from).collect(),
+            log_bytes: build.log_bytes,
             created_at: build.created_at,
             started_at,
             finished_at,
@@ -176,6 +181,7 @@ impl From<Attempt> for AttemptView {
             started_at: attempt.started_at,
             finished_at: attempt.finished_at,
             resources: attempt.resources,
+            log: attempt.log,
         }
     }
 }

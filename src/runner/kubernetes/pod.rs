@@ -412,7 +412,10 @@ mod tests {
         containers::{BIN_DIR, INSTALLED_AGENT, SOURCE_DIR, STORAGE_VOLUME},
         *,
     };
-    use crate::{domain::attempt_token::AttemptKey, runner::builder::tests::assignment};
+    use crate::{
+        domain::attempt_token::{AttemptKey, Purpose},
+        runner::builder::tests::assignment,
+    };
 
     fn made(config: &Config, builder: Builder) -> Pod {
         build(config, &[], &assignment(builder), &CredentialFiles::default()).unwrap()
@@ -524,7 +527,7 @@ mod tests {
         let key = AttemptKey::from_bytes([7; AttemptKey::LEN]);
         assignment.credentials.log = Some(LogAccess {
             url: "http://kiln/log".to_owned(),
-            token: key.token(assignment.attempt),
+            token: key.token(assignment.attempt, Purpose::Log),
         });
         build(config, &[], &assignment, &CredentialFiles::default()).unwrap()
     }
