@@ -30,7 +30,10 @@ fn serve(cli: Cli) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kiln: {error}");
-            ExitCode::FAILURE
+            match error.downcast_ref::<commands::CommandError>() {
+                Some(error) => ExitCode::from(error.exit_code()),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ pub mod uploads;
 pub mod waiting;
 
 use sqlx::{
-    Connection as _, PgPool,
+    Connection as _, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -127,6 +127,15 @@ pub fn pool(url: &str, max_connections: u32, acquire_timeout: std::time::Duratio
             })
         })
         .connect_lazy_with(options))
+}
+
+/// Whether the database takes a connection, found out at once: a pool would try again until its time is over, and
+/// forget why it had to.
+pub async fn probe(url: &str, patience: std::time::Duration) -> Result<(), Error> {
+    let options: PgConnectOptions = url.parse()?;
+    let connected = tokio::time::timeout(patience, PgConnection::connect_with(&options)).await;
+    let connection = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+    Ok(connection.close().await?)
 }
 
 /// Brings the schema up to date; safe to call from several replicas at once.

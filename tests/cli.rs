@@ -3,6 +3,7 @@
 mod cli {
     mod completions;
     mod connection;
+    mod database;
     mod display;
     mod folder;
     mod follow;

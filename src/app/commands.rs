@@ -37,8 +37,18 @@ pub enum CommandError {
         /// What came back.
         error: store::Error,
     },
+    /// No database takes connections.
+    #[error("{}", no_database(*.set, .error, *.or_api))]
+    NoDatabase {
+        /// Whether somebody has said which to use.
+        set: bool,
+        /// What came back.
+        error: store::Error,
+        /// Whether a running service could do the same.
+        or_api: bool,
+    },
     /// The schema can't be brought up to date.
-    #[error("the schema can't be brought up to date: {0}. Is the database there? It is set by KILN_DATABASE_URL.")]
+    #[error("the schema can't be brought up to date: {0}. The database is set by KILN_DATABASE_URL.")]
     Migrate(#[from] MigrateError),
     /// The project can't be.
     #[error("the project's name: {0}")]
@@ -65,6 +75,41 @@ pub enum CommandError {
     },
 }
 
+impl CommandError {
+    /// The process's exit code: 2 for what the one who called it has to set, as for flags; 1 otherwise.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoDatabase { .. } | Self::Project(_) | Self::Key(_) | Self::Serve(ServeError::Database(_)) => 2,
+            Self::Serve(_)
+            | Self::Store { .. }
+            | Self::Migrate(_)
+            | Self::Rotate(_)
+            | Self::Stuck(_)
+            | Self::Runner { .. } => 1,
+        }
+    }
+}
+
+fn no_database(set: bool, error: &store::Error, or_api: bool) -> String {
+    const KEYS: &str = "KILN_DATABASE_URL, --database-url or `database.url` in the configuration";
+    let cause = cause(error);
+    let mut text = if set {
+        format!("the database can't be used{cause}. Is it running? It is set by {KEYS}.")
+    } else {
+        format!(
+            "no database is set, and there is none at the usual place{cause}. Set {KEYS}, such as \
+             `postgres://kiln:secret@db/kiln`; `kiln dev` brings one of its own."
+        )
+    };
+    if or_api {
+        text.push_str(
+            " A running service can make the token, too: `kiln token create --api`, with its address in KILN_URL and \
+             a token of the scope project:admin in KILN_TOKEN.",
+        );
+    }
+    text
+}
+
 fn cause(error: &dyn std::error::Error) -> String {
     error.source().map(|cause| format!(": {cause}")).unwrap_or_default()
 }
@@ -72,6 +117,10 @@ fn cause(error: &dyn std::error::Error) -> String {
 /// `kiln serve`.
 pub async fn serve(config: Config, flags: &Serve) -> Result<(), CommandError> {
     let pool = open_database(&config)?;
+    // A replica outlives its database, and waits for one that was named; one that nobody named won't come.
+    if flags.migrate || !config.database.is_set() {
+        probe(&config, false).await?;
+    }
     if flags.migrate {
         store::migrate(&pool).await?;
     }
@@ -142,21 +191,41 @@ pub async fn migrate(config: &Config, flags: &Migrate) -> Result<(), CommandErro
     let pool = open_database(config)?;
     let deadline = Instant::now() + Duration::from_secs(flags.wait.into());
     loop {
-        match store::migrate(&pool).await {
+        match try_migrate(config, &pool).await {
             // The connection, not a migration: a database that isn't there yet, or whose name isn't.
-            Err(MigrateError::Execute(error)) if Instant::now() + MIGRATE_PAUSE <= deadline => {
+            Err(error @ (CommandError::NoDatabase { .. } | CommandError::Migrate(MigrateError::Execute(_))))
+                if Instant::now() + MIGRATE_PAUSE <= deadline =>
+            {
                 tracing::info!(error = %error, "waiting for the database");
                 tokio::time::sleep(MIGRATE_PAUSE).await;
             }
-            outcome => return Ok(outcome?),
+            outcome => return outcome,
         }
     }
+}
+
+async fn try_migrate(config: &Config, pool: &sqlx::PgPool) -> Result<(), CommandError> {
+    probe(config, false).await?;
+    Ok(store::migrate(pool).await?)
+}
+
+/// Refuses to go on without a database. `or_api` says whether a running service could do the same.
+async fn probe(config: &Config, or_api: bool) -> Result<(), CommandError> {
+    let patience = Duration::from_secs(config.database.acquire_timeout_seconds.into());
+    store::probe(&config.database.url, patience)
+        .await
+        .map_err(|error| CommandError::NoDatabase {
+            set: config.database.is_set(),
+            error,
+            or_api,
+        })
 }
 
 /// `kiln secrets rotate`: what it came to, in words; an error when something is left that no key opens.
 pub async fn rotate_secrets(config: &Config) -> Result<String, CommandError> {
     let keyring = config.secrets.keyring()?;
     let pool = open_database(config)?;
+    probe(config, false).await?;
     let rotated = secrets::rotate(&pool, &keyring, &Random::system()).await?;
     if rotated.stuck.is_empty() {
         let done = rotated.done;
@@ -177,6 +246,7 @@ pub async fn create_token(config: &Config, flags: &TokenCreate) -> Result<String
         .project()
         .map_err(|problem| CommandError::Project(problem.to_string()))?;
     let pool = open_database(config)?;
+    probe(config, true).await?;
     store::projects::create(&pool, &project).await.map_err(failed)?;
     let token = BearerToken::from_random(Random::system().bytes());
     let expires_at = flags

@@ -93,10 +93,19 @@ pub struct Database {
     pub acquire_timeout_seconds: u32,
 }
 
+impl Database {
+    const DEFAULT_URL: &str = "postgres:///kiln";
+
+    /// Whether somebody has said which database to use.
+    pub fn is_set(&self) -> bool {
+        self.url != Self::DEFAULT_URL
+    }
+}
+
 impl Default for Database {
     fn default() -> Self {
         Self {
-            url: "postgres:///kiln".to_owned(),
+            url: Self::DEFAULT_URL.to_owned(),
             max_connections: 20,
             acquire_timeout_seconds: 5,
         }
@@ -291,7 +300,13 @@ impl Config {
                 return invalid(format!("`{name}` must begin with http:// or https://"));
             }
         }
-        if self.uploads.max_bytes.0 == 0 || self.uploads.keep_seconds == 0 || self.uploads.max_entries == 0 {
+        let uploads = &self.uploads;
+        if uploads.max_bytes.0 == 0
+            || uploads.keep_seconds == 0
+            || uploads.max_entries == 0
+            || uploads.max_concurrent == 0
+            || uploads.max_concurrent_per_project == 0
+        {
             return invalid("`[uploads]`: limits must be at least 1".to_owned());
         }
         if let Some(url) = &self.telemetry.otlp_endpoint

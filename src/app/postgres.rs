@@ -1,8 +1,8 @@
 //! The private Postgres of `kiln dev`: the server programs that the host has, run on a folder of their own, so that
 //! trying Kiln needs no database to be set up. It listens on a Unix socket only, and its data outlives it.
 //!
-//! Postgres refuses to run as root; for root it runs as the user `postgres`. A server that a killed `kiln dev` left
-//! behind is stopped first: whoever holds the folder's lock owns the server.
+//! Postgres refuses to run as root; for root it runs as the user `postgres`. The kernel stops it when `kiln dev` is
+//! killed; one that was left behind even so is stopped first: whoever holds the folder's lock owns the server.
 
 mod owner;
 mod programs;
@@ -39,6 +39,8 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Start-up includes recovery after a crash.
 const START_LIMIT: Duration = Duration::from_mins(2);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// Has the kernel send its program a signal when the parent dies; of util-linux.
+const SETPRIV: &str = "/usr/bin/setpriv";
 const POLL: Duration = Duration::from_millis(20);
 
 /// A running server. Call [`stop`](Self::stop) when done; a dropped one is only told to stop.
@@ -300,7 +302,16 @@ fn spawn(
     let errors = output.try_clone().map_err(io_error("can't write", log))?;
     // A list with `,` between its elements; quotes keep a comma in the path from ending one.
     let folder = home.display().to_string().replace('"', "\"\"");
-    command(&programs.postgres(), home, owner)
+    let postgres = programs.postgres();
+    let mut command = if Path::new(SETPRIV).exists() {
+        let mut tied = command(Path::new(SETPRIV), home, owner);
+        // It becomes the server, so the process and its number stay the same.
+        tied.args(["--pdeathsig", "INT", "--"]).arg(&postgres);
+        tied
+    } else {
+        command(&postgres, home, owner)
+    };
+    command
         .arg("-D")
         .arg(data)
         .args([
@@ -319,7 +330,7 @@ fn spawn(
         // Out of the terminal's foreground group: Ctrl-C is for kiln, which stops the server last.
         .process_group(0)
         .spawn()
-        .map_err(io_error("can't run", &programs.postgres()))
+        .map_err(io_error("can't run", &postgres))
 }
 
 fn command(program: &Path, home: &Path, owner: Option<&Owner>) -> Command {

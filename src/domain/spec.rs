@@ -115,7 +115,7 @@ pub struct BuildSpec {
     pub resources: Resources,
     /// Seconds a running attempt may take.
     pub timeout_seconds: u32,
-    /// Higher goes first within a project.
+    /// Higher goes first among all that is queued, whatever its project.
     pub priority: i16,
     /// Free-form notes of the caller; shown, never interpreted.
     #[schema(value_type = Object)]

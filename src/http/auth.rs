@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     error::{ApiError, Missing, TokenProblem},
-    path::BuildPath,
+    path::{BuildPath, ProjectPath},
     state::App,
     token::{BearerToken, StreamTicket},
 };
@@ -124,6 +124,20 @@ impl FromRequestParts<App> for ReadableBuild {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let caller = Caller::from_request_parts(parts, app).await?;
         readable(parts, app, &caller).await.map(Self)
+    }
+}
+
+/// The project named by the path, whose secrets and tokens the caller may manage. Whether there is one isn't known yet.
+pub(super) struct ManagedProject(pub(super) ProjectName);
+
+impl FromRequestParts<App> for ManagedProject {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        let ProjectPath(project) = ProjectPath::from_request_parts(parts, app).await?;
+        caller.require_in(&project, Scope::ProjectAdmin)?;
+        Ok(Self(project))
     }
 }
 

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::Value;
 
 use super::error::ApiError;
+use crate::domain::spec::reader::{Errors, Object};
 
 /// Largest accepted body, in bytes.
 pub(super) const MAX_BODY: usize = 1 << 20;
@@ -33,6 +34,31 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
         serde_json::from_slice(&bytes)
             .map(Self)
             .map_err(ApiError::MalformedJson)
+    }
+}
+
+/// No body, or the JSON `{}`: what an operation without fields takes. Anything else would be ignored, and its sender
+/// would never know.
+pub(super) struct NoBody;
+
+impl<S: Send + Sync> FromRequest<S> for NoBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let declared = is_json(&request);
+        let bytes = tokio::time::timeout(TIMEOUT, read(request))
+            .await
+            .map_err(|_| ApiError::BodyTimeout)??;
+        if bytes.trim_ascii().is_empty() {
+            return Ok(Self);
+        }
+        if !declared {
+            return Err(ApiError::UnsupportedMediaType);
+        }
+        let document = serde_json::from_slice(&bytes).map_err(ApiError::MalformedJson)?;
+        let errors = Errors::default();
+        let nothing = Object::document(&document, &errors).map(Object::finish);
+        errors.finish(nothing).map(|()| Self).map_err(ApiError::InvalidBody)
     }
 }
 

@@ -51,6 +51,12 @@ pub(super) enum ApiError {
     /// The archive is larger than this many bytes.
     #[error("the archive is larger than {0} bytes")]
     UploadTooLarge(u64),
+    /// The archive arrives at less than this many bytes per second.
+    #[error("the archive arrives at less than {0} bytes per second")]
+    UploadTooSlow(u64),
+    /// Other archives are taken, and none of them was done in time.
+    #[error("the upload's turn didn't come")]
+    UploadsBusy,
     /// What was sent is no archive that is accepted.
     #[error("the archive isn't accepted")]
     InvalidArchive(#[source] archive::Error),

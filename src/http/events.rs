@@ -7,6 +7,7 @@ use super::{
     auth::{self, StreamCaller},
     error::{ApiError, Missing},
     problem::Problem,
+    projects,
     query::{Number, Parameters, Query, each},
     state::App,
     stream::sse,
@@ -18,7 +19,7 @@ use crate::{
         state::StateName,
     },
     journal::ChangeReader,
-    store::{self, tickets::Streams},
+    store::tickets::Streams,
 };
 
 pub(super) struct Params {
@@ -85,9 +86,7 @@ pub(super) async fn events(
         (None | Some(Streams::Everything), None) => Some(caller.project().clone()),
     };
     if let Some(project) = &project {
-        store::projects::get(&app.pool, project)
-            .await?
-            .ok_or(ApiError::NotFound(Missing::Project))?;
+        projects::existing(&app, project).await?;
     }
     let after = sse::last_event_id(&headers)?.or(params.from);
     let reader = ChangeReader::open(&app.pool, &app.signals, project, after).await?;

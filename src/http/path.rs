@@ -1,4 +1,5 @@
-//! What paths name, checked before anything else sees it. What can't be a name isn't there: 404.
+//! What paths name, checked before anything else sees it. What can't be a name isn't there: 404; where it is about to
+//! be made, it is refused like a field: 422.
 
 use std::str::FromStr;
 
@@ -14,6 +15,7 @@ use crate::domain::{
     id::{AttemptId, BuildId, UploadId},
     project::ProjectName,
     secret::SecretName,
+    spec::{Invalid, reader::FieldError},
 };
 
 async fn parameter<T: FromStr>(parts: &mut Parts, name: &str, missing: Missing) -> Result<T, ApiError> {
@@ -88,5 +90,20 @@ impl<S: Send + Sync> FromRequestParts<S> for SecretPath {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         parameter(parts, "secret", Missing::Secret).await.map(Self)
+    }
+}
+
+/// The name that `{secret}` gives to a secret about to be stored, or what is wrong with it.
+pub(super) struct NewSecretPath(pub(super) Result<SecretName, FieldError>);
+
+impl<S: Send + Sync> FromRequestParts<S> for NewSecretPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let text: String = parameter(parts, "secret", Missing::Secret).await?;
+        Ok(Self(text.parse().map_err(|invalid: Invalid| FieldError {
+            pointer: "/name".to_owned(),
+            detail: format!("the secret's name, in the path: {invalid}"),
+        })))
     }
 }

@@ -278,6 +278,21 @@ fn answer(error: &ApiError) -> Answer {
                 "at most {limit} bytes are accepted: leave out what the build doesn't need, or compress it by gzip"
             ),
         ),
+        ApiError::UploadTooSlow(least) => Answer::new(
+            S::REQUEST_TIMEOUT,
+            "upload_too_slow",
+            "The archive arrives too slowly",
+            format!(
+                "archives must arrive at {least} bytes per second on average: send it over a faster connection, or                  leave out what the build doesn't need"
+            ),
+        ),
+        ApiError::UploadsBusy => Answer::new(
+            S::SERVICE_UNAVAILABLE,
+            "uploads_busy",
+            "Too many archives arrive at the moment",
+            "only so many are taken at the same time, and fewer of one project; send it again in a moment",
+        )
+        .header(header::RETRY_AFTER, HeaderValue::from_static("5")),
         ApiError::InvalidArchive(error) => Answer::new(
             S::UNPROCESSABLE_ENTITY,
             "invalid_archive",

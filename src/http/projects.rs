@@ -11,10 +11,20 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::{
+    error::{ApiError, Missing},
+    state::App,
+};
 use crate::{
     domain::{project::ProjectName, spec::Cache},
     store,
 };
+
+/// The project, which must be there. Whether the caller may know of it is asked before.
+pub(super) async fn existing(app: &App, name: &ProjectName) -> Result<store::projects::Project, ApiError> {
+    let project = store::projects::get(&app.pool, name).await?;
+    project.ok_or(ApiError::NotFound(Missing::Project))
+}
 
 /// A project.
 #[derive(Debug, Serialize, ToSchema)]

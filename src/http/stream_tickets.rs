@@ -12,6 +12,7 @@ use super::{
     body::JsonBody,
     error::{ApiError, Missing},
     problem::Problem,
+    projects,
     state::App,
     token::StreamTicket,
 };
@@ -21,7 +22,7 @@ use crate::{
         project::{ProjectName, Scope},
         spec::reader::{Errors, FieldError, Object},
     },
-    store::{builds, projects, tickets, tickets::Streams},
+    store::{builds, tickets, tickets::Streams},
 };
 
 /// How long a ticket opens streams. It ends up in addresses, which proxies write down; a stream that is open stays so.
@@ -75,9 +76,7 @@ pub(super) async fn create(
         }
         (None, Some(project)) => {
             caller.require_in(&project, Scope::BuildsRead)?;
-            projects::get(&app.pool, &project)
-                .await?
-                .ok_or(ApiError::NotFound(Missing::Project))?;
+            projects::existing(&app, &project).await?;
             (Streams::Project(project), Missing::Project)
         }
         (None, None) if caller.is_admin() => (Streams::Everything, Missing::Project),

@@ -5,15 +5,16 @@ pub(super) mod delete;
 mod digest;
 pub(super) mod get;
 mod spool;
+mod turns;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, time::Duration};
 
 use chrono::{DateTime, Utc};
 use kiln_agent::archive::Limits;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
+use self::{spool::Pace, turns::Turns};
 use super::{
     auth::Caller,
     error::{ApiError, Missing},
@@ -43,6 +44,14 @@ pub struct UploadConfig {
     pub keep_seconds: u32,
     /// Archives taken at the same time by this replica; others wait.
     pub max_concurrent: u32,
+    /// How many of those may be of one project.
+    pub max_concurrent_per_project: u32,
+    /// How long an upload waits for its turn before it is refused.
+    pub wait_seconds: u32,
+    /// What an archive must arrive at on average, in bytes per second; 0 for no minimum.
+    pub min_bytes_per_second: u32,
+    /// For so long after its turn has come, an archive may arrive as slowly as it likes.
+    pub grace_seconds: u32,
     /// Where archives wait while they are checked; the system's folder for temporary files when absent.
     pub spool_dir: Option<PathBuf>,
 }
@@ -56,6 +65,10 @@ impl Default for UploadConfig {
             max_project_bytes: MemoryBytes(10 << 30),
             keep_seconds: 86_400,
             max_concurrent: 4,
+            max_concurrent_per_project: 2,
+            wait_seconds: 30,
+            min_bytes_per_second: 32 << 10,
+            grace_seconds: 30,
             spool_dir: None,
         }
     }
@@ -65,7 +78,7 @@ impl Default for UploadConfig {
 #[derive(Debug)]
 pub struct Uploads {
     config: UploadConfig,
-    slots: Arc<Semaphore>,
+    turns: Turns,
     /// Whether builds can fetch what was sent here.
     reachable: bool,
 }
@@ -73,9 +86,12 @@ pub struct Uploads {
 impl Uploads {
     /// `reachable` says whether pods know an address of this service.
     pub fn new(config: UploadConfig, reachable: bool) -> Self {
-        let slots = usize::try_from(config.max_concurrent).unwrap_or(usize::MAX);
         Self {
-            slots: Arc::new(Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS))),
+            turns: Turns::new(
+                config.max_concurrent,
+                config.max_concurrent_per_project,
+                Duration::from_secs(config.wait_seconds.into()),
+            ),
             config,
             reachable,
         }
@@ -84,6 +100,13 @@ impl Uploads {
     /// Whether builds can fetch what was sent here.
     pub(super) const fn reachable(&self) -> bool {
         self.reachable
+    }
+
+    fn pace(&self) -> Pace {
+        Pace {
+            bytes_per_second: self.config.min_bytes_per_second.into(),
+            grace: Duration::from_secs(self.config.grace_seconds.into()),
+        }
     }
 
     fn limits(&self) -> Limits {

@@ -75,6 +75,8 @@ async fn a_token_is_shown_once_works_and_can_be_deleted(pool: PgPool) {
     assert_eq!(build["project"], "team");
 
     let listed = Answer::of(owner.get(path)).await;
+    let known = owner.get(path).header("if-none-match", listed.header("etag"));
+    assert_eq!(Answer::of(known).await.status, StatusCode::NOT_MODIFIED);
     let items = listed.json()["items"].as_array().expect("items").clone();
     assert_eq!(items.len(), 2);
     assert_eq!(

@@ -30,6 +30,8 @@ use sqlx::PgPool;
 
 use super::support::{Answer, Caller, TestApp, minimal, pointers, soon};
 
+mod slow;
+
 /// A tar archive of files, made by hand so that the test doesn't share a mistake with what it tests.
 fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = Vec::new();
@@ -349,8 +351,17 @@ async fn uploads_expire_unless_a_build_needs_them(pool: PgPool) {
 
     let cancel = format!("/v1/builds/{}/cancel", build["id"].as_str().expect("an id"));
     assert_eq!(Answer::of(caller.post(&cancel)).await.status, StatusCode::ACCEPTED);
-    assert_eq!(uploads::sweep(&pool).await.expect("sweeps"), 1);
+    let retry = format!("/v1/builds/{}/retry", build["id"].as_str().expect("an id"));
+    // Whether it is only over or gone already makes no difference.
+    for deleted in [1, 0] {
+        let refused = Answer::of(caller.post(&retry)).await.problem(422, "invalid_request");
+        assert_eq!(pointers(&refused), ["/source/id"]);
+        let words = refused["errors"][0]["detail"].as_str().expect("words");
+        assert!(words.contains("gone") && words.contains("create a build"), "{words}");
+        assert_eq!(uploads::sweep(&pool).await.expect("sweeps"), deleted);
+    }
     assert_eq!(count(&pool, "SELECT count(*) FROM upload_chunks").await, 0);
+    assert_eq!(count(&pool, "SELECT count(*) FROM builds").await, 1);
     app.stop().await;
 }
 

@@ -25,6 +25,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Stores a build and tells the rest of the installation: 201 with the build, or 200 when the key was used before.
 pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>) -> Result<Response, ApiError> {
     let project = new.project.clone();
+    let again = new.retry.is_some();
     match builds::create(&app.pool, new, key).await? {
         CreateOutcome::Created(build) => {
             app.signals.queued();
@@ -43,9 +44,13 @@ pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>)
         CreateOutcome::UnknownProject => Err(unknown_project(&project)),
         CreateOutcome::UnknownUpload => Err(ApiError::InvalidBody(vec![FieldError {
             pointer: "/source/id".to_owned(),
-            detail: format!(
-                "the project `{project}` has no upload with this id, or its time is over: send the archive again to `POST /v1/uploads` and use the new `id`"
-            ),
+            detail: if again {
+                "the upload that the build was made of is gone, because its time was over or because it was deleted: send the archive again to `POST /v1/uploads`, and create a build of the new `id`".to_owned()
+            } else {
+                format!(
+                    "the project `{project}` has no upload with this id, or its time is over: send the archive again to `POST /v1/uploads` and use the new `id`"
+                )
+            },
         }])),
     }
 }

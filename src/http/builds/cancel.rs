@@ -7,6 +7,7 @@ use crate::{
     domain::{project::Scope, state::StateName},
     http::{
         auth::Caller,
+        body::NoBody,
         error::{ApiError, Missing},
         path::BuildPath,
         problem::Problem,
@@ -18,13 +19,14 @@ use crate::{
 /// Stop a build.
 ///
 /// One that is queued is cancelled at once. One that runs is told to stop and is `cancelling` until it has. Asking
-/// again changes nothing.
+/// again changes nothing. The request takes no fields: a body is refused unless it is empty or `{}`.
 #[utoipa::path(
     post, path = "/v1/builds/{id}/cancel", tag = "builds", operation_id = "cancelBuild",
     params(("id" = Uuid, Path, description = "The build")),
     responses(
         (status = 202, description = "The build, cancelled or about to be", body = BuildView),
         (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The body has fields", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The build is over", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -32,6 +34,7 @@ pub(in crate::http) async fn cancel(
     State(app): State<App>,
     caller: Caller,
     BuildPath(id): BuildPath,
+    NoBody: NoBody,
 ) -> Result<(StatusCode, Json<BuildView>), ApiError> {
     let before = caller.own(builds::get(&app.pool, id).await?)?;
     caller.require(Scope::BuildsWrite)?;

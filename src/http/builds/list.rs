@@ -24,8 +24,9 @@ use crate::{
     http::{
         auth::Caller,
         conditional,
-        error::{ApiError, Missing},
+        error::ApiError,
         problem::Problem,
+        projects,
         query::{Number, Parameters, Query, Time, each},
         state::App,
     },
@@ -122,8 +123,8 @@ pub(in crate::http) struct BuildList {
 
 /// List builds, newest first.
 ///
-/// A token sees its own project; one with the scope `admin` sees all. What is listed fits every filter that is given. Pages are cut by a cursor, so that builds which
-/// arrive in between neither repeat nor hide others.
+/// A token sees its own project; one with the scope `admin` sees all. What is listed fits every filter that is given.
+/// Pages are cut by a cursor, so that builds which arrive in between neither repeat nor hide others.
 #[utoipa::path(
     get, path = "/v1/builds", tag = "builds", operation_id = "listBuilds",
     params(
@@ -141,6 +142,7 @@ pub(in crate::http) struct BuildList {
         (status = 200, description = "A page of builds", body = BuildList, headers(("ETag", description = "For `If-None-Match`"))),
         (status = 304, description = "Unchanged"),
         (status = 400, description = "A parameter is invalid", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such project for this token", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::http) async fn list(
@@ -151,8 +153,11 @@ pub(in crate::http) async fn list(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::BuildsRead)?;
     let project = match params.project {
-        Some(project) if !caller.sees(&project) => return Err(ApiError::NotFound(Missing::Project)),
-        Some(project) => Some(project),
+        Some(project) => {
+            caller.require_in(&project, Scope::BuildsRead)?;
+            projects::existing(&app, &project).await?;
+            Some(project)
+        }
         None if caller.is_admin() => None,
         None => Some(caller.project().clone()),
     };

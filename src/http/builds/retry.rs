@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::{accept, view::BuildView};
 use crate::{
     domain::{id::BuildId, project::Scope},
-    http::{auth::Caller, error::ApiError, path::BuildPath, problem::Problem, state::App, trace},
+    http::{auth::Caller, body::NoBody, error::ApiError, path::BuildPath, problem::Problem, state::App, trace},
     store::builds::{self, IdempotencyKey, NewBuild, Retry},
 };
 
@@ -15,7 +15,7 @@ use crate::{
 /// Makes a new build with the specification of one that is over, whatever its end was. Where the old build got as far
 /// as knowing its commit, the new one builds that same commit, even if its ref has moved on since; to build what the
 /// ref means now, create a build. The two name each other in `retry_of` and `retried_by`; a build can be retried more
-/// than once, and then names the latest.
+/// than once, and then names the latest. The request takes no fields: a body is refused unless it is empty or `{}`.
 #[utoipa::path(
     post, path = "/v1/builds/{id}/retry", tag = "builds", operation_id = "retryBuild",
     params(
@@ -27,7 +27,7 @@ use crate::{
         (status = 200, description = "The key was used for the same request before: that build, with `Idempotency-Replayed: true`", body = BuildView),
         (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The build is not over, or a request with the same key is being carried out", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "What the build needs is no longer there (a secret, an upload; `pointer` is its place in `spec`), or the key was used for another request", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "What the build needs is no longer there (a secret, an upload; `pointer` is its place in `spec`), the body has fields, or the key was used for another request", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::http) async fn retry(
@@ -35,6 +35,7 @@ pub(in crate::http) async fn retry(
     caller: Caller,
     BuildPath(id): BuildPath,
     headers: HeaderMap,
+    NoBody: NoBody,
 ) -> Result<Response, ApiError> {
     let old = caller.own(builds::get(&app.pool, id).await?)?;
     caller.require(Scope::BuildsWrite)?;

@@ -5,14 +5,7 @@ use axum::{Json, extract::State};
 use super::ProjectView;
 use crate::{
     domain::project::Scope,
-    http::{
-        auth::Caller,
-        error::{ApiError, Missing},
-        path::ProjectPath,
-        problem::Problem,
-        state::App,
-    },
-    store::projects,
+    http::{auth::Caller, error::ApiError, path::ProjectPath, problem::Problem, projects, state::App},
 };
 
 /// Look at a project.
@@ -30,8 +23,5 @@ pub(in crate::http) async fn get(
     ProjectPath(name): ProjectPath,
 ) -> Result<Json<ProjectView>, ApiError> {
     caller.require_in(&name, Scope::BuildsRead)?;
-    let project = projects::get(&app.pool, &name).await?;
-    project
-        .map(|project| Json(project.into()))
-        .ok_or(ApiError::NotFound(Missing::Project))
+    Ok(Json(projects::existing(&app, &name).await?.into()))
 }

@@ -19,9 +19,10 @@ use crate::{
         error::{ApiError, Missing},
         path::ProjectPath,
         problem::Problem,
+        projects,
         state::App,
     },
-    store::projects,
+    store,
 };
 
 /// What to change of a project; what isn't named stays.
@@ -63,10 +64,10 @@ pub(in crate::http) async fn update(
     });
     let change = errors.finish(change).map_err(ApiError::InvalidBody)?;
     let project = match change {
-        Some(cache) => projects::set_cache(&app.pool, &name, cache.as_ref()).await?,
-        None => projects::get(&app.pool, &name).await?,
+        Some(cache) => store::projects::set_cache(&app.pool, &name, cache.as_ref())
+            .await?
+            .ok_or(ApiError::NotFound(Missing::Project))?,
+        None => projects::existing(&app, &name).await?,
     };
-    project
-        .map(|project| Json(project.into()))
-        .ok_or(ApiError::NotFound(Missing::Project))
+    Ok(Json(project.into()))
 }

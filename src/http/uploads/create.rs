@@ -48,9 +48,11 @@ use crate::{
     ),
     responses(
         (status = 201, description = "Stored", body = UploadView, headers(("Location", description = "The upload"))),
+        (status = 408, description = "The archive arrives too slowly", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The project's uploads take too much together", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The archive is too large", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "It is no archive that is accepted, or not the one that was announced", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many archives arrive at the moment; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::http) async fn create(
@@ -72,9 +74,15 @@ pub(in crate::http) async fn create(
     if declared_length(&headers).is_some_and(|length| length > config.max_bytes.0) {
         return Err(ApiError::UploadTooLarge(config.max_bytes.0));
     }
-    // Nothing of the body is read before it is this request's turn. The semaphore is never closed.
-    let _slot = app.uploads.slots.acquire().await.ok();
-    let spooled = spool::spool(body, config.spool_dir.as_deref(), config.max_bytes.0).await?;
+    // Nothing of the body is read before it is this request's turn.
+    let _turn = app.uploads.turns.take(&project).await.ok_or(ApiError::UploadsBusy)?;
+    let spooled = spool::spool(
+        body,
+        config.spool_dir.as_deref(),
+        config.max_bytes.0,
+        app.uploads.pace(),
+    )
+    .await?;
     if announced.iter().any(|digest| *digest != spooled.sha256) {
         return Err(ApiError::DigestMismatch(hex::encode(spooled.sha256)));
     }

@@ -64,6 +64,11 @@ async fn lists_can_be_filtered(pool: PgPool) {
     let everything = [other.clone(), queued.clone(), claimed.clone()].concat();
     assert_eq!(list("/v1/builds").await, everything);
     assert_eq!(list("/v1/builds?project=other").await, other);
+    for asker in [&admin, &caller] {
+        Answer::of(asker.get("/v1/builds?project=nobody"))
+            .await
+            .problem(404, "project_not_found");
+    }
     assert_eq!(list("/v1/builds?state=starting").await, claimed);
     assert_eq!(list("/v1/builds?project=default&state=queued").await, queued);
     assert_eq!(list("/v1/builds?state=failed").await, Vec::<String>::new());

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::api::{
-    support::{Answer, TestApp, id},
+    support::{Answer, TestApp, id, pointers},
     worker::Hand,
 };
 
@@ -79,5 +79,29 @@ async fn only_who_may_build_may_retry(pool: PgPool) {
     Answer::of(reader.post(&path)).await.problem(403, "insufficient_scope");
     let stranger = app.caller_of("other", Scope::BuildsWrite).await;
     Answer::of(stranger.post(&path)).await.problem(404, "build_not_found");
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn a_body_that_would_be_ignored_is_refused(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let caller = app.caller(Scope::BuildsWrite).await;
+    let path = format!("/v1/builds/{}", id(&caller.create().await));
+    for operation in ["cancel", "retry"] {
+        let post = || caller.post(&format!("{path}/{operation}"));
+        let fields = Answer::of(post().json(&json!({"images": [], "ref": "main"}))).await;
+        assert_eq!(pointers(&fields.problem(422, "invalid_request")), ["/images", "/ref"]);
+        Answer::of(post().json(&json!([])))
+            .await
+            .problem(422, "invalid_request");
+        Answer::of(post().body("ref=main")).await.problem(400, "malformed_json");
+        Answer::of(post().body("x").header("content-type", "text/plain"))
+            .await
+            .problem(415, "unsupported_media_type");
+        for nothing in ["", "{}", " { } \n"] {
+            let answer = Answer::of(post().body(nothing)).await;
+            assert!(answer.status.is_success(), "{operation} {nothing:?}: {}", answer.text);
+        }
+    }
     app.stop().await;
 }

@@ -58,6 +58,10 @@ async fn what_goes_in_never_comes_out(pool: PgPool) {
     assert_eq!(put(&owner, "a.value", &build_value()).await.status, StatusCode::CREATED);
 
     let list = Answer::of(owner.get("/v1/projects/default/secrets")).await;
+    let known = owner
+        .get("/v1/projects/default/secrets")
+        .header("if-none-match", list.header("etag"));
+    assert_eq!(Answer::of(known).await.status, StatusCode::NOT_MODIFIED);
     let names: Vec<_> = list.json()["items"]
         .as_array()
         .expect("items")
@@ -120,9 +124,16 @@ async fn mistakes_are_told_by_their_place_and_not_repeated(pool: PgPool) {
         ["/data/registry", "/data/username", "/data/password", "/data/pasword"]
     );
     assert!(!answer.text.contains(VALUE), "{}", answer.text);
-    put(&owner, "Not-A-Name", &token())
-        .await
-        .problem(404, "secret_not_found");
+    let refused = put(&owner, "Not-A-Name", &token()).await;
+    assert_eq!(pointers(&refused.problem(422, "invalid_request")), ["/name"]);
+    let both = put(&owner, "Not-A-Name", &json!({"kind": "git", "data": {}})).await;
+    assert_eq!(pointers(&both.problem(422, "invalid_request")), ["/name", "/data"]);
+    // What isn't a name has nothing behind it.
+    for method in [Method::GET, Method::DELETE] {
+        Answer::of(owner.request(method, "/v1/projects/default/secrets/Not-A-Name"))
+            .await
+            .problem(404, "secret_not_found");
+    }
 
     let bare = TestApp::start_with(&pool, |app| {
         app.keyring = kiln::store::secrets::seal::Keyring::default();

@@ -63,7 +63,7 @@ pub(super) struct CreateBuild {
     /// Seconds a running attempt may take.
     #[schema(minimum = 1)]
     timeout_seconds: Option<u32>,
-    /// Higher goes first within a project.
+    /// Higher goes first among all that is queued, whatever its project.
     #[schema(default = 0)]
     priority: Option<i16>,
     /// Free-form notes of the caller; shown, never interpreted.

@@ -3,11 +3,10 @@
 use axum::{extract::State, http::StatusCode};
 
 use crate::{
-    domain::project::Scope,
     http::{
-        auth::Caller,
+        auth::ManagedProject,
         error::{ApiError, Missing},
-        path::{ProjectPath, SecretPath},
+        path::SecretPath,
         problem::Problem,
         state::App,
     },
@@ -31,11 +30,9 @@ use crate::{
 )]
 pub(in crate::http) async fn delete(
     State(app): State<App>,
-    caller: Caller,
-    ProjectPath(project): ProjectPath,
+    ManagedProject(project): ManagedProject,
     SecretPath(name): SecretPath,
 ) -> Result<StatusCode, ApiError> {
-    caller.require_in(&project, Scope::ProjectAdmin)?;
     if !secrets::delete(&app.pool, &project, &name).await? {
         return Err(ApiError::NotFound(Missing::Secret));
     }

@@ -4,11 +4,10 @@ use axum::{Json, extract::State};
 
 use super::SecretView;
 use crate::{
-    domain::project::Scope,
     http::{
-        auth::Caller,
+        auth::ManagedProject,
         error::{ApiError, Missing},
-        path::{ProjectPath, SecretPath},
+        path::SecretPath,
         problem::Problem,
         state::App,
     },
@@ -29,11 +28,9 @@ use crate::{
 )]
 pub(in crate::http) async fn get(
     State(app): State<App>,
-    caller: Caller,
-    ProjectPath(project): ProjectPath,
+    ManagedProject(project): ManagedProject,
     SecretPath(name): SecretPath,
 ) -> Result<Json<SecretView>, ApiError> {
-    caller.require_in(&project, Scope::ProjectAdmin)?;
     let secret = secrets::get(&app.pool, &project, &name)
         .await?
         .ok_or(ApiError::NotFound(Missing::Secret))?;

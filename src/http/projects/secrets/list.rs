@@ -1,20 +1,13 @@
 //! `GET /v1/projects/{project}/secrets`.
 
-use axum::{Json, extract::State};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::SecretView;
 use crate::{
-    domain::project::Scope,
-    http::{
-        auth::Caller,
-        error::{ApiError, Missing},
-        path::ProjectPath,
-        problem::Problem,
-        state::App,
-    },
-    store::{projects, secrets},
+    http::{auth::ManagedProject, conditional, error::ApiError, problem::Problem, projects, state::App},
+    store::secrets,
 };
 
 /// A project's secrets.
@@ -29,21 +22,20 @@ pub(in crate::http) struct SecretList {
     get, path = "/v1/projects/{project}/secrets", tag = "projects", operation_id = "listSecrets",
     params(("project" = String, Path, description = "The project")),
     responses(
-        (status = 200, description = "Its secrets, without what they hold", body = SecretList),
+        (status = 200, description = "Its secrets, without what they hold", body = SecretList, headers(("ETag", description = "For `If-None-Match`"))),
+        (status = 304, description = "Unchanged"),
         (status = 404, description = "No such project for this token", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::http) async fn list(
     State(app): State<App>,
-    caller: Caller,
-    ProjectPath(project): ProjectPath,
-) -> Result<Json<SecretList>, ApiError> {
-    caller.require_in(&project, Scope::ProjectAdmin)?;
-    projects::get(&app.pool, &project)
-        .await?
-        .ok_or(ApiError::NotFound(Missing::Project))?;
+    ManagedProject(project): ManagedProject,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    projects::existing(&app, &project).await?;
     let secrets = secrets::list(&app.pool, &project).await?;
-    Ok(Json(SecretList {
+    let list = SecretList {
         items: secrets.into_iter().map(SecretView::from).collect(),
-    }))
+    };
+    Ok(conditional::json(&headers, &list))
 }

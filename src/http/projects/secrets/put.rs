@@ -5,12 +5,12 @@ use utoipa::ToSchema;
 
 use super::SecretView;
 use crate::{
-    domain::{project::Scope, secret::NewSecret},
+    domain::secret::NewSecret,
     http::{
-        auth::Caller,
+        auth::ManagedProject,
         body::JsonBody,
         error::{ApiError, Missing},
-        path::{ProjectPath, SecretPath},
+        path::NewSecretPath,
         problem::Problem,
         state::App,
     },
@@ -99,20 +99,24 @@ enum BuildData {
     responses(
         (status = 201, description = "It is stored; there was none of that name", body = SecretView),
         (status = 200, description = "It is stored in place of the old one", body = SecretView),
-        (status = 404, description = "No such project for this token, or not a secret's name", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Fields are invalid", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such project for this token", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Fields are invalid, or the name is (`/name`)", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "This installation has no key to encrypt secrets with", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::http) async fn put(
     State(app): State<App>,
-    caller: Caller,
-    ProjectPath(project): ProjectPath,
-    SecretPath(name): SecretPath,
+    ManagedProject(project): ManagedProject,
+    NewSecretPath(name): NewSecretPath,
     JsonBody(document): JsonBody,
 ) -> Result<(StatusCode, Json<SecretView>), ApiError> {
-    caller.require_in(&project, Scope::ProjectAdmin)?;
-    let NewSecret { data } = NewSecret::read(&document).map_err(ApiError::InvalidBody)?;
+    let (name, data) = match (name, NewSecret::read(&document)) {
+        (Ok(name), Ok(NewSecret { data })) => (name, data),
+        (name, read) => {
+            let fields = read.err().unwrap_or_default();
+            return Err(ApiError::InvalidBody(name.err().into_iter().chain(fields).collect()));
+        }
+    };
     let place = Place {
         project: &project,
         name: &name,

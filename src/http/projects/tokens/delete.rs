@@ -3,11 +3,10 @@
 use axum::{extract::State, http::StatusCode};
 
 use crate::{
-    domain::project::Scope,
     http::{
-        auth::Caller,
+        auth::ManagedProject,
         error::{ApiError, Missing},
-        path::{ProjectPath, TokenPath},
+        path::TokenPath,
         problem::Problem,
         state::App,
     },
@@ -28,11 +27,9 @@ use crate::{
 )]
 pub(in crate::http) async fn delete(
     State(app): State<App>,
-    caller: Caller,
-    ProjectPath(project): ProjectPath,
+    ManagedProject(project): ManagedProject,
     TokenPath(token): TokenPath,
 ) -> Result<StatusCode, ApiError> {
-    caller.require_in(&project, Scope::ProjectAdmin)?;
     if tokens::delete(&app.pool, &project, token).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {

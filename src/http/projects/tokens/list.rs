@@ -1,20 +1,13 @@
 //! `GET /v1/projects/{project}/tokens`.
 
-use axum::{Json, extract::State};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::TokenView;
 use crate::{
-    domain::project::Scope,
-    http::{
-        auth::Caller,
-        error::{ApiError, Missing},
-        path::ProjectPath,
-        problem::Problem,
-        state::App,
-    },
-    store::{projects, tokens},
+    http::{auth::ManagedProject, conditional, error::ApiError, problem::Problem, projects, state::App},
+    store::tokens,
 };
 
 /// A project's tokens.
@@ -29,21 +22,20 @@ pub(in crate::http) struct TokenList {
     get, path = "/v1/projects/{project}/tokens", tag = "projects", operation_id = "listTokens",
     params(("project" = String, Path, description = "The project")),
     responses(
-        (status = 200, description = "Its tokens, without what makes them work", body = TokenList),
+        (status = 200, description = "Its tokens, without what makes them work", body = TokenList, headers(("ETag", description = "For `If-None-Match`"))),
+        (status = 304, description = "Unchanged"),
         (status = 404, description = "No such project for this token", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::http) async fn list(
     State(app): State<App>,
-    caller: Caller,
-    ProjectPath(project): ProjectPath,
-) -> Result<Json<TokenList>, ApiError> {
-    caller.require_in(&project, Scope::ProjectAdmin)?;
-    projects::get(&app.pool, &project)
-        .await?
-        .ok_or(ApiError::NotFound(Missing::Project))?;
+    ManagedProject(project): ManagedProject,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    projects::existing(&app, &project).await?;
     let tokens = tokens::list(&app.pool, &project).await?;
-    Ok(Json(TokenList {
+    let list = TokenList {
         items: tokens.into_iter().map(TokenView::from).collect(),
-    }))
+    };
+    Ok(conditional::json(&headers, &list))
 }
