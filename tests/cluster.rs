@@ -11,6 +11,7 @@ mod cluster {
     mod images;
     mod logs;
     mod outages;
+    mod queue;
     mod registries;
     mod replicas;
     mod sources;

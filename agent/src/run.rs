@@ -15,7 +15,7 @@ use std::{
 };
 
 use kiln_agent::wire::{
-    plan::{File, Progress, RunPlan},
+    plan::{self, File, Progress, RunPlan},
     report::Exit,
 };
 
@@ -68,22 +68,45 @@ fn write(file: &File) -> io::Result<()> {
 
 fn run_all(plan: &RunPlan, supervisor: &mut Supervisor, sink: &Arc<Sink>) -> Result<(), Failure> {
     for command in &plan.commands {
-        let mut process = process(&command.argv, &plan.env)?;
-        let log = || Target::Log(Arc::clone(sink));
-        let (stdout, stderr) = match command.progress {
-            None => (log(), log()),
-            Some(told @ Progress::BuildkitJson) => (log(), Target::Progress(Arc::clone(sink), told)),
-            Some(told @ Progress::Buildah) => (Target::Progress(Arc::clone(sink), told), log()),
-        };
-        let job = supervisor
-            .start(&mut process, stdout, stderr)
-            .map_err(|error| cannot_start(&command.argv, &error))?;
-        match supervisor.wait(job)? {
-            Exit::Code(0) => {}
-            exit => return Err(Failure::Command(exit)),
+        let mut outcome = run(command, &command.argv, plan, supervisor, sink);
+        if let (Err(Failure::Command(Exit::Code(_))), Some(otherwise)) = (&outcome, &command.otherwise)
+            && sink
+                .totals()
+                .tail
+                .lines()
+                .last()
+                .is_some_and(|line| line.starts_with(&otherwise.said))
+        {
+            sink.say(&otherwise.remark);
+            outcome = run(command, &otherwise.argv, plan, supervisor, sink);
         }
+        outcome?;
     }
     Ok(())
+}
+
+/// Runs one command with these arguments.
+fn run(
+    command: &plan::Command,
+    argv: &[String],
+    plan: &RunPlan,
+    supervisor: &mut Supervisor,
+    sink: &Arc<Sink>,
+) -> Result<(), Failure> {
+    let mut process = process(argv, &plan.env)?;
+    let log = || Target::Log(Arc::clone(sink));
+    let (stdout, stderr) = match command.progress {
+        None => (log(), log()),
+        Some(told @ Progress::BuildkitJson) => (log(), Target::Progress(Arc::clone(sink), told)),
+        Some(told @ Progress::Buildah) => (Target::Progress(Arc::clone(sink), told), log()),
+    };
+    let job = supervisor
+        .start(&mut process, stdout, stderr)
+        .map_err(|error| cannot_start(argv, &error))?;
+    match supervisor.wait(job)? {
+        Exit::Code(0) => Ok(()),
+        exit => Err(Failure::Command(exit)),
+    }
 }
 
 /// A process with the plan's environment on top of the agent's own.

@@ -1,15 +1,23 @@
 //! What Dockerfiles can say, built through the API by every builder: the resulting images are looked at, not the
 //! builders' word. Where a builder doesn't know something, it must say so. `docs/builders.md` shows the outcome.
 
+mod case;
 mod cases;
 
-use std::{fmt::Write as _, io::Write as _};
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use self::cases::{CASES, Case, Source, Support};
-use super::support::{Api, Image, Installation, Repository, run, text, variable};
+use self::{
+    case::{Case, Source, Support},
+    cases::CASES,
+};
+use super::support::{Api, Image, Installation, Repository, run, set, text, variable};
 
 /// Builds at a time, on two nodes that share two cores.
 const AT_ONCE: usize = 4;
@@ -33,30 +41,8 @@ impl Builder {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_builders_understand_the_same_dockerfiles() {
-    run(
-        4,
-        |_| {},
-        async |kiln: &Installation| {
-            let replica = kiln.start().await;
-            let api = &replica.api;
-            let jobs = CASES
-                .iter()
-                .flat_map(|case| Builder::ALL.map(|builder| (case, builder)));
-            let wrong: Vec<String> = stream::iter(jobs)
-                .map(|(case, builder)| async move {
-                    let outcome = check(kiln, api, case, builder).await;
-                    outcome
-                        .err()
-                        .map(|error| format!("{}, {}: {error}", builder.name(), case.name))
-                })
-                .buffer_unordered(AT_ONCE)
-                .filter_map(async |wrong| wrong)
-                .collect()
-                .await;
-            assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
-        },
-    )
-    .await;
+    let pods = async |kiln: &Installation| check_all(kiln, &Builder::ALL).await;
+    run(4, |_| {}, pods).await;
 
     let table = table();
     // Past the test harness, which keeps what tests print to itself.
@@ -66,6 +52,52 @@ async fn both_builders_understand_the_same_dockerfiles() {
         page.contains(&table),
         "docs/builders.md doesn't hold this table:\n{table}"
     );
+}
+
+/// The local runner's builder is the same as in a pod, on a host that has more: what it makes must be the same, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_local_runner_understands_what_buildah_does_in_a_pod() {
+    let data = tempfile::tempdir().expect("a folder");
+    let local = |config: &mut toml::Table| {
+        set(config, "runner", "local");
+        set(config, "local.data_dir", utf8(data.path()));
+        set(config, "local.agent", utf8(&local_agent()));
+        set(config, "engine.max_live_builds", 2);
+    };
+    let host = async |kiln: &Installation| check_all(kiln, &[Builder::Buildah]).await;
+    run(4, local, host).await;
+}
+
+/// The agent that was built with the service.
+fn local_agent() -> PathBuf {
+    let agent = Path::new(env!("CARGO_BIN_EXE_kiln")).with_file_name("kiln-agent");
+    assert!(agent.exists(), "first build the agent: cargo build --workspace --bins");
+    agent
+}
+
+fn utf8(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+/// Checks every case with these builders, and tells of all that isn't as it should be.
+async fn check_all(kiln: &Installation, builders: &[Builder]) {
+    let replica = kiln.start().await;
+    let api = &replica.api;
+    let jobs = CASES
+        .iter()
+        .flat_map(|case| builders.iter().map(move |&builder| (case, builder)));
+    let wrong: Vec<String> = stream::iter(jobs)
+        .map(|(case, builder)| async move {
+            let outcome = check(kiln, api, case, builder).await;
+            outcome
+                .err()
+                .map(|error| format!("{}, {}: {error}", builder.name(), case.name))
+        })
+        .buffer_unordered(AT_ONCE)
+        .filter_map(async |wrong| wrong)
+        .collect()
+        .await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
 /// Builds a case and compares what came of it with what the table says.

@@ -254,3 +254,107 @@ async fn git_brings_submodules_and_tags() {
     )
     .await;
 }
+
+/// Bytes that tell one large file from another.
+fn large(seed: u8) -> Vec<u8> {
+    (0..400_000u32).map(|n| (n % 251) as u8 ^ seed).collect()
+}
+
+/// Commits a file that git LFS keeps, and where the image takes it from. Returns the commit.
+fn keep_large(repository: &Repository, content: &[u8]) -> String {
+    repository.git(&["lfs", "install", "--local"]);
+    fs::write(repository.folder().join("data.bin"), content).expect("a file");
+    repository.commit(&[
+        (".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n"),
+        (
+            "Dockerfile",
+            "FROM busybox\nCOPY data.bin /copied/\nRUN sha256sum /copied/* >/sums\n",
+        ),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn git_brings_large_files() {
+    run(
+        1,
+        |_| {},
+        async |kiln: &Installation| {
+            let replica = kiln.start().await;
+            let api = &replica.api;
+            let login = json!({"username": variable("KILN_TEST_USER"), "password": variable("KILN_TEST_PASSWORD")});
+            api.put_secret("forge", "git", &login).await;
+            let (public, private) = (Repository::public(), Repository::private());
+            for (repository, credentials, seed) in [(&public, Value::Null, 1), (&private, json!("forge"), 2)] {
+                let commit = keep_large(repository, &large(seed));
+                let pointer = repository.git(&["show", "HEAD:data.bin"]);
+                assert!(
+                    pointer.starts_with("version https://git-lfs"),
+                    "the repository holds the file itself"
+                );
+                let request = json!({
+                    "source": {"type": "git", "url": repository.url, "credentials": credentials},
+                    "images": [kiln.image(&format!("lfs-{seed}"))],
+                });
+                let image = image(api, &request).await;
+                let sum = hex::encode(Sha256::digest(large(seed)));
+                assert_eq!(
+                    image.file("sums"),
+                    Some(format!("{sum}  /copied/data.bin\n")),
+                    "{commit}"
+                );
+            }
+            // A submodule's are brought from where the submodule is.
+            let name = public.url.rsplit('/').next().expect("a name");
+            let app = Repository::public();
+            app.git(&[
+                "-c",
+                "protocol.file.allow=always",
+                "submodule",
+                "--quiet",
+                "add",
+                &public.url,
+                "library",
+            ]);
+            app.git(&[
+                "config",
+                "-f",
+                ".gitmodules",
+                "submodule.library.url",
+                &format!("../{name}"),
+            ]);
+            app.commit(&[(
+                "Dockerfile",
+                "FROM busybox\nCOPY library/data.bin /data.bin\nRUN sha256sum </data.bin >/sums\n",
+            )]);
+            let request = json!({
+                "source": {"type": "git", "url": app.url, "submodules": true}, "images": [kiln.image("lfs-module")],
+            });
+            let image = image(api, &request).await;
+            assert_eq!(
+                image.file("sums"),
+                Some(format!("{}  -\n", hex::encode(Sha256::digest(large(1)))))
+            );
+
+            // What was never pushed can't be brought; a pointer is not taken for the file.
+            let forgetful = Repository::public();
+            forgetful.git(&["config", "lfs.allowincompletepush", "true"]);
+            let pointer =
+                "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 5\n".replace("{}", &"0".repeat(64));
+            forgetful.commit(&[
+                (".gitattributes", "*.bin filter=lfs\n"),
+                ("data.bin", &pointer),
+                ("Dockerfile", "FROM busybox\nCOPY data.bin /\n"),
+            ]);
+            let request = json!({"source": {"type": "git", "url": forgetful.url}, "push": false});
+            let (code, message) = failure(api, &request).await;
+            assert_eq!(code, "source_failed", "{message}");
+            assert!(message.contains("git lfs push --all"), "{message}");
+            // Nor without the login that its server wants.
+            let request = json!({"source": {"type": "git", "url": private.url}, "push": false});
+            let (code, message) = failure(api, &request).await;
+            assert_eq!(code, "source_failed", "{message}");
+            assert!(message.contains("wants a login"), "{message}");
+        },
+    )
+    .await;
+}

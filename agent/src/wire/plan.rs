@@ -138,6 +138,21 @@ pub struct Command {
     /// How the command tells what it is doing; without it, its output is only text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// What to do where it fails for a reason that is no reason to give up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otherwise: Option<Otherwise>,
+}
+
+/// The way on after a command that has failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Otherwise {
+    /// Only when the last line of its output begins with these words.
+    pub said: String,
+    /// What the log is told.
+    pub remark: String,
+    /// Program and arguments to run instead.
+    pub argv: Vec<String>,
 }
 
 /// The ways in which builders tell about their steps.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, time::Instant};
 
 use kiln_agent::wire::{
-    plan::{Command, DigestFile, File, RunPlan},
+    plan::{Command, DigestFile, File, Otherwise, RunPlan},
     report::{Exit, ProblemKind},
 };
 
@@ -32,6 +32,7 @@ fn a_program_that_is_missing_is_named() {
     let finished = bench.run(RunPlan {
         commands: vec![Command {
             progress: None,
+            otherwise: None,
             argv: vec!["no-such-program".to_owned()],
         }],
         ..RunPlan::default()
@@ -68,6 +69,7 @@ fn arguments_reach_the_program_as_they_are() {
     let finished = bench.run(RunPlan {
         commands: vec![Command {
             progress: None,
+            otherwise: None,
             argv: ["printf", "%s|", "a b", "$(id)", "'", "", "-n"]
                 .map(str::to_owned)
                 .to_vec(),
@@ -75,6 +77,42 @@ fn arguments_reach_the_program_as_they_are() {
         ..RunPlan::default()
     });
     assert_eq!(finished.text(), "a b|$(id)|'||-n|\n");
+}
+
+#[test]
+fn what_is_no_reason_to_give_up_is_gone_round() {
+    let attempted = |script: &str| {
+        let bench = Bench::new();
+        let mut command = shell(script);
+        command.otherwise = Some(Otherwise {
+            said: "Error: the cache".to_owned(),
+            remark: "Going on without.".to_owned(),
+            argv: shell("echo instead").argv,
+        });
+        let finished = bench.run(RunPlan {
+            commands: vec![command, shell("echo next")],
+            ..RunPlan::default()
+        });
+        (finished.succeeded, finished.text())
+    };
+    let round = "Error: the cache is full\nGoing on without.\ninstead\nnext\n".to_owned();
+    assert_eq!(attempted("echo Error: the cache is full; exit 7"), (true, round));
+    assert_eq!(
+        attempted("echo Error: the cache is full"),
+        (true, "Error: the cache is full\nnext\n".to_owned())
+    );
+    // Only its last word counts, and only where it is that one.
+    for script in [
+        "echo Error: the cache; echo more",
+        "echo it said Error: the cache",
+        "true",
+    ] {
+        let (succeeded, text) = attempted(&format!("{script}; exit 7"));
+        assert!(
+            !succeeded && !text.contains("instead") && !text.contains("next"),
+            "{text}"
+        );
+    }
 }
 
 fn digesting(bench: &Bench, script: &str) -> RunPlan {

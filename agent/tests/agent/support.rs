@@ -182,6 +182,7 @@ pub(crate) fn scripts(scripts: &[&str]) -> RunPlan {
 pub(crate) fn shell(script: &str) -> plan::Command {
     plan::Command {
         progress: None,
+        otherwise: None,
         argv: vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()],
     }
 }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use kiln_agent::wire::plan::{Command, DigestFile, File, Progress, RunPlan};
+use kiln_agent::wire::plan::{Command, DigestFile, File, Otherwise, Progress, RunPlan};
 use toml::{Table, Value};
 
 use super::{Env, context, credentials, dockerfile, platforms, text};
@@ -44,15 +44,27 @@ impl StorageDriver {
 pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
     let registries = env.scratch.join("registries.conf");
     let digest = env.scratch.join("digest");
+    // With what it has built kept in its storage, the build goes on where it was.
+    let without_leaving = spec
+        .cache
+        .as_ref()
+        .is_some_and(|cache| cache.to.is_some())
+        .then(|| Otherwise {
+            said: "Error: failed pushing cache to ".to_owned(),
+            remark: "The cache can't be written; going on without.".to_owned(),
+            argv: build_argv(spec, env, false),
+        });
     let mut commands = vec![Command {
-        argv: build_argv(spec, env),
+        argv: build_argv(spec, env, true),
         progress: Some(Progress::Buildah),
+        otherwise: without_leaving,
     }];
     if spec.push {
         // One image, so that all pushes give the same digest; whoever checks it asks each registry.
         commands.extend(spec.images.iter().map(|image| Command {
             argv: push_argv(spec, image, env, &text(&digest)),
             progress: None,
+            otherwise: None,
         }));
     }
     let has_authority = env.registries.iter().any(|registry| registry.ca.is_some());
@@ -111,7 +123,8 @@ fn buildah(env: &Env<'_>) -> Vec<String> {
     .into()
 }
 
-fn build_argv(spec: &BuildSpec, env: &Env<'_>) -> Vec<String> {
+/// The build; it may leave results of steps in the cache or not.
+fn build_argv(spec: &BuildSpec, env: &Env<'_>, leaves: bool) -> Vec<String> {
     let context = context(&spec.source, env);
     let mut argv = buildah(env);
     // An OCI configuration has no place for HEALTHCHECK, ONBUILD and SHELL; buildah would drop them with a warning.
@@ -125,7 +138,7 @@ fn build_argv(spec: &BuildSpec, env: &Env<'_>) -> Vec<String> {
             for from in &cache.from {
                 argv.extend(["--cache-from".to_owned(), repository(from)]);
             }
-            if let Some(to) = &cache.to {
+            if let Some(to) = cache.to.as_ref().filter(|_| leaves) {
                 argv.extend(["--cache-to".to_owned(), repository(to)]);
             }
         }
@@ -329,7 +342,10 @@ fn heredoc() -> Failure {
 mod tests {
     use super::*;
     use crate::{
-        domain::{failure::FailureCode, spec::Builder},
+        domain::{
+            failure::FailureCode,
+            spec::{Builder, Cache, CacheMode},
+        },
         runner::builder::tests::{env, registries, spec, values},
     };
 
@@ -385,6 +401,26 @@ mod tests {
         spec.images.clear();
         let plan = plan(&spec, &env(&[]));
         assert_eq!((plan.commands.len(), plan.digest), (1, None));
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_gone_round() {
+        let mut spec = spec(Builder::Buildah);
+        let reference: ImageRef = "registry.example/cache".parse().unwrap();
+        spec.cache = Some(Cache {
+            from: vec![reference.clone()],
+            to: Some(reference),
+            mode: CacheMode::Min,
+        });
+        let with = plan(&spec, &env(&[])).commands.swap_remove(0);
+        assert_eq!(values(&with.argv, "--cache-to"), ["registry.example/cache"]);
+        let otherwise = with.otherwise.unwrap().argv;
+        assert!(values(&otherwise, "--cache-to").is_empty());
+        assert_eq!(values(&otherwise, "--cache-from"), ["registry.example/cache"]);
+        assert_eq!(otherwise.len() + 2, with.argv.len());
+        assert!(otherwise.contains(&"--layers=true".to_owned()));
+        spec.cache.as_mut().unwrap().to = None;
+        assert_eq!(plan(&spec, &env(&[])).commands[0].otherwise, None);
     }
 
     #[test]

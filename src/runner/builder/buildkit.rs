@@ -72,6 +72,7 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
         commands: vec![Command {
             argv: client_argv(spec, env, &address, &text(&metadata)),
             progress: Some(Progress::BuildkitJson),
+            otherwise: None,
         }],
         digest: spec.push.then(|| DigestFile::Json {
             path: metadata,

@@ -3,7 +3,7 @@
 use serde_json::json;
 use toml::Table;
 
-use super::{Case, Installation, expect_failures, inline, run, set};
+use super::{Case, Installation, by, expect_failures, inline, run, set};
 use crate::cluster::support::variable;
 
 fn toml(text: &str) -> Table {
@@ -25,35 +25,52 @@ async fn what_no_node_has_is_unschedulable() {
     .await;
 }
 
-/// The builder's image is this one.
-async fn expect_pull_failure(image: &str, words: &[&str]) {
+/// The operator's settings of the images in a build's pod, each with a builder that uses it.
+const IMAGES: [(&str, &str); 4] = [
+    ("kubernetes.buildkit_image", "buildkit"),
+    ("kubernetes.buildah_image", "buildah"),
+    ("kubernetes.agent_image", "buildkit"),
+    ("kubernetes.source_image", "buildkit"),
+];
+
+/// The setting names an image that can't be had: builds fail with these words, and with how the operator mends it.
+async fn expect_pull_failure((setting, builder): (&str, &str), image: &str, words: &[&str]) {
     let image_is = |config: &mut Table| {
-        set(config, "kubernetes.buildkit_image", image);
+        set(config, setting, image);
         set(config, "engine.image_pull_timeout_seconds", 5);
         set(config, "engine.max_attempts", 2);
     };
     run(1, image_is, async |kiln: &Installation| {
-        let case = Case::new(inline("FROM busybox\n"), "image_pull_failed", words).attempts(2);
+        let advice = format!("`{setting}`");
+        let words = [words, &[image, &advice, "For the operator"]].concat();
+        let request = by(builder, inline("FROM busybox\n"));
+        let case = Case::new(request, "image_pull_failed", &words).attempts(2);
         expect_failures(kiln, vec![case]).await;
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_builder_image_that_is_not_there_is_named() {
-    let image = format!("{}/kiln/no-such-builder:1", variable("KILN_TEST_REGISTRY"));
-    expect_pull_failure(&image, &[&image, "not found", "`kubernetes.buildkit_image`"]).await;
+async fn an_image_that_is_not_there_is_named() {
+    let image = format!("{}/kiln/no-such-image:1", variable("KILN_TEST_REGISTRY"));
+    for setting in IMAGES {
+        expect_pull_failure(setting, &image, &["not found"]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_builder_image_that_wants_credentials_is_named() {
-    let image = format!("{}/kiln/buildkit:1", variable("KILN_TEST_AUTH_REGISTRY"));
-    expect_pull_failure(&image, &[&image, "`kubernetes.image_pull_secrets`"]).await;
+async fn an_image_that_wants_credentials_is_named() {
+    let image = format!("{}/kiln/no-such-image:1", variable("KILN_TEST_AUTH_REGISTRY"));
+    for setting in IMAGES {
+        expect_pull_failure(setting, &image, &["`kubernetes.image_pull_secrets`"]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_builder_image_that_is_no_name_is_named() {
-    expect_pull_failure("Not/An:Image:Name", &["Not/An:Image:Name", "InvalidImageName"]).await;
+async fn an_image_that_is_no_name_is_named() {
+    for setting in IMAGES {
+        expect_pull_failure(setting, "Not/An:Image:Name", &["InvalidImageName"]).await;
+    }
 }
 
 /// A pod with this over it has a node, and still doesn't run.

@@ -98,6 +98,12 @@ impl Api {
         expect(response, StatusCode::OK).await
     }
 
+    /// `GET /v1/builds/{id}/queue`.
+    pub(in crate::cluster) async fn queue(&self, id: &str) -> Value {
+        let response = self.get_request(&format!("/v1/builds/{id}/queue")).send().await;
+        expect(response, StatusCode::OK).await
+    }
+
     /// `GET /v1/builds/{id}?wait=`: as it is at its end, or when the time is up.
     pub(in crate::cluster) async fn wait(&self, id: &str, seconds: u32) -> Value {
         let path = format!("/v1/builds/{id}?wait={seconds}");

@@ -153,9 +153,18 @@ impl Installation {
 
     /// Starts a replica with this kubeconfig; it needn't become ready.
     pub(in crate::cluster) async fn start_on(&self, kubeconfig: &Path) -> Arc<Replica> {
+        self.start_as("api,worker", kubeconfig).await
+    }
+
+    /// Starts a replica that does only this.
+    pub(in crate::cluster) async fn start_roles(&self, roles: &str) -> Arc<Replica> {
+        self.start_as(roles, Path::new(&variable("KILN_TEST_KUBECONFIG"))).await
+    }
+
+    async fn start_as(&self, roles: &str, kubeconfig: &Path) -> Arc<Replica> {
         let number = self.replicas().len();
         let log = self.folder.path().join(format!("replica-{number}.log"));
-        let replica = Replica::start(&self.config, kubeconfig, log, &self.token).await;
+        let replica = Replica::start(&self.config, roles, kubeconfig, log, &self.token).await;
         self.entrance.add(&replica.address);
         let replica = Arc::new(replica);
         self.replicas

@@ -31,10 +31,10 @@ pub(in crate::cluster) struct Replica {
 
 impl Replica {
     /// Starts a process and waits until its API listens. It needn't be ready.
-    pub(super) async fn start(config: &Path, kubeconfig: &Path, log: PathBuf, token: &str) -> Self {
+    pub(super) async fn start(config: &Path, roles: &str, kubeconfig: &Path, log: PathBuf, token: &str) -> Self {
         let mut child = program(config)
             .env("KUBECONFIG", kubeconfig)
-            .args(["serve", "--migrate"])
+            .args(["serve", "--migrate", "--roles", roles])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a log file"))
