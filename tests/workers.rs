@@ -4,7 +4,9 @@
 mod workers {
     mod engine;
     mod journal;
+    mod merge;
     mod pool;
+    mod pushes;
     mod queue;
     mod sim;
     mod support;

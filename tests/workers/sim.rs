@@ -1,7 +1,8 @@
 //! A runner whose attempts do what the test says, and that remembers what was asked of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -16,7 +17,7 @@ use kiln::{
     },
     runner::{
         LaunchError, Launched, LogEnd, LogPosition, LogReader, Observation, Outcome, PendingReason, Readiness, Runner,
-        RunnerError, StepEnd, StepObservation,
+        RunnerError, Shipping, StepEnd, StepObservation,
     },
 };
 use kiln_agent::wire::{
@@ -51,6 +52,13 @@ struct Inner {
     launches: BTreeMap<AttemptId, u32>,
     /// How many further launches nobody hears the outcome of.
     unclear: u32,
+    shipping: Shipping,
+    /// Lines that the cluster's own log of a build step lacks.
+    rotated: RangeInclusive<u64>,
+    /// No attempt that is there now has a log that can be read.
+    unreadable: BTreeSet<AttemptId>,
+    /// How often a log was read.
+    reads: u32,
 }
 
 /// Shared by every worker of a test, as a cluster is.
@@ -100,6 +108,10 @@ impl SimRunner {
                 attempts: BTreeMap::new(),
                 launches: BTreeMap::new(),
                 unclear: 0,
+                shipping: Shipping::Absent,
+                rotated: 0..=0,
+                unreadable: BTreeSet::new(),
+                reads: 0,
             })),
             readiness: Arc::new(watch::Sender::new(Readiness::Ready)),
         }
@@ -131,6 +143,41 @@ impl SimRunner {
     /// How often each attempt was made, adoptions not counted.
     pub(super) fn launches(&self) -> BTreeMap<AttemptId, u32> {
         self.lock().launches.clone()
+    }
+
+    /// What attempts do with their logs.
+    pub(super) fn set_shipping(&self, shipping: Shipping) {
+        self.lock().shipping = shipping;
+    }
+
+    /// The cluster loses these lines of every build step's log.
+    pub(super) fn rotate(&self, lines: RangeInclusive<u64>) {
+        self.lock().rotated = lines;
+    }
+
+    /// The logs of the attempts that are there can't be read any more.
+    pub(super) fn lose_logs(&self) {
+        let mut inner = self.lock();
+        inner.unreadable = inner.attempts.keys().copied().collect();
+    }
+
+    /// How often a log was read from the cluster.
+    pub(super) fn reads(&self) -> u32 {
+        self.lock().reads
+    }
+
+    /// Ends every attempt that runs, without a word on how it went.
+    pub(super) fn break_all(&self) {
+        for attempt in self.lock().attempts.values() {
+            let failure = Failure::new(FailureCode::Internal, "The build step left no report.");
+            let mut observation = finished(attempt.lines, Outcome::Failed(failure));
+            if let Observation::Finished { steps, .. } = &mut observation
+                && let Some(end) = steps.last_mut().and_then(|step| step.end.as_mut())
+            {
+                end.report = None;
+            }
+            attempt.observation.send_replace(observation);
+        }
     }
 
     /// Ends every attempt that runs.
@@ -223,10 +270,15 @@ impl Runner for SimRunner {
 
     fn read_log(&self, attempt: AttemptId, step: StepName, after: LogPosition) -> LogReader {
         let (sender, chunks) = mpsc::channel(4);
-        let (mut observed, lines) = {
-            let inner = self.lock();
-            match inner.attempts.get(&attempt) {
-                Some(entry) => (entry.observation.subscribe(), entry.lines),
+        let (mut observed, lines, rotated) = {
+            let mut inner = self.lock();
+            inner.reads += 1;
+            match inner
+                .attempts
+                .get(&attempt)
+                .filter(|_| !inner.unreadable.contains(&attempt))
+            {
+                Some(entry) => (entry.observation.subscribe(), entry.lines, inner.rotated.clone()),
                 None => {
                     return LogReader {
                         chunks,
@@ -239,6 +291,9 @@ impl Runner for SimRunner {
             if step == StepName::Build {
                 // Begins too early on purpose: readers go by the numbers.
                 for number in after.line.saturating_sub(2).max(1)..=lines {
+                    if rotated.contains(&number) {
+                        continue;
+                    }
                     let mut line = Vec::new();
                     Frame {
                         number,
@@ -265,6 +320,10 @@ impl Runner for SimRunner {
             }
         });
         LogReader { chunks, end }
+    }
+
+    fn shipping(&self, _: AttemptId) -> Shipping {
+        self.lock().shipping
     }
 
     async fn stop(&self, attempt: AttemptId) -> Result<(), RunnerError> {

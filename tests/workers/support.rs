@@ -168,6 +168,37 @@ impl Worker {
     }
 }
 
+/// A worker in a process of its own, as far as killing goes: a runtime that can be dropped at any moment.
+pub(super) struct Killable {
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Killable {
+    pub(super) fn start(pool: &PgPool, runner: &SimRunner) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let options = pool.connect_options();
+        let runner = runner.clone();
+        runtime.spawn(async move {
+            // Connections belong to the runtime that made them.
+            let pool = sqlx::postgres::PgPoolOptions::new()
+                .max_connections(5)
+                .connect_lazy_with((*options).clone());
+            let _worker = Worker::start(&pool, &runner);
+            std::future::pending::<()>().await;
+        });
+        Self { runtime }
+    }
+
+    /// SIGKILL: nothing of it runs on, and nothing is given up in order.
+    pub(super) fn kill(self) {
+        self.runtime.shutdown_background();
+    }
+}
+
 /// Nothing is left that somebody would have to clear up.
 pub(super) async fn assert_idle(pool: &PgPool, runner: &SimRunner) {
     assert_eq!(store::queue::depth(pool).await.expect("reads"), []);

@@ -8,7 +8,7 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use kiln_agent::wire::push::{MAX_PUSH, PushAnswer, SpoolStep};
@@ -139,7 +139,7 @@ enum Encoding {
 
 impl Encoding {
     fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
-        match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
+        match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
             None | Some(b"identity") => Ok(Self::Plain),
             Some(b"zstd") => Ok(Self::Zstd),
             Some(_) => Err(ApiError::UnsupportedEncoding),
