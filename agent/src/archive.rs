@@ -65,7 +65,7 @@ pub enum Error {
     #[error("holds names and links that are too long or too many to follow")]
     TooIntricate,
     /// An entry that isn't allowed.
-    #[error("`{path}` in it {why}")]
+    #[error("holds `{path}`, which {why}")]
     Entry {
         /// Where.
         path: String,

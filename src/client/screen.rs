@@ -259,7 +259,8 @@ impl Screen {
                 }
                 let text = format!(
                     "kiln: attempt {attempt} failed ({}): {}; it is tried again",
-                    failure.code, failure.message
+                    failure.code,
+                    failure.message.trim_end_matches('.')
                 );
                 self.say(&styled(UNSURE, &text))
             }

@@ -18,7 +18,10 @@ use kiln_agent::{
 };
 
 pub(super) use self::failure::out_of_memory;
-pub use self::{buildah::StorageDriver, failure::classify};
+pub use self::{
+    buildah::StorageDriver,
+    failure::{classify, relative_to},
+};
 use super::registry::Registry;
 use crate::domain::{
     build::Assignment,

@@ -173,7 +173,10 @@ async fn only_sound_archives_are_taken(pool: PgPool) {
         (b"PK\x03\x04".to_vec(), "it is a zip file"),
         (b"{}".to_vec(), "is not a tar archive"),
         (Vec::new(), "holds no file"),
-        (tar(&[("../up", b"x")]), "`../up` in it has a path with `..`"),
+        (
+            tar(&[("../up", b"x")]),
+            "the archive holds `../up`, which has a path with `..`",
+        ),
         (tar(&[("/etc/passwd", b"x")]), "absolute path"),
         (tar(&[("a", b"x"), ("a/b", b"x")]), "not a folder"),
         (

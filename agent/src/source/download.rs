@@ -211,6 +211,7 @@ impl Transfer<'_> {
             Error::Timeout(_) => Stop::MayPass("can't be had, because its server is silent for too long".to_owned()),
             Error::Rustls(error) => for_good(&format!("is on a server whose certificate can't be trusted: {error}")),
             Error::BadUri(_) | Error::Http(_) => for_good("has an address that can't be used: correct the URL"),
+            Error::ConnectionFailed => Stop::MayPass(self.unreachable("no connection can be made")),
             Error::Io(error) => self.broken(&error),
             error => Stop::MayPass(format!("can't be had: {error}")),
         }
@@ -223,7 +224,22 @@ impl Transfer<'_> {
             let what = format!("is on a server whose certificate can't be trusted: {text}");
             return Stop::ForGood(self.request.problem(&what));
         }
+        let unreachable = [
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::NetworkUnreachable,
+        ];
+        if unreachable.contains(&error.kind()) {
+            return Stop::MayPass(self.unreachable(&text));
+        }
         Stop::MayPass(format!("can't be had: {text}"))
+    }
+
+    fn unreachable(&self, said: &str) -> String {
+        if self.request.ours() {
+            return format!("can't be had, because the service doesn't answer: {said}");
+        }
+        format!("can't be had, because nothing answers there ({said}): check host and port, and that the server is up")
     }
 
     fn check(&self) -> Result<(), Failure> {

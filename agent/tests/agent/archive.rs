@@ -324,6 +324,25 @@ fn what_cannot_be_had_says_what_to_do() {
 }
 
 #[test]
+fn where_nothing_listens_it_is_tried_again_and_said_what_to_check() {
+    let address = {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        taken.local_addr().unwrap()
+    };
+    let bench = Bench::new();
+    let finished = fetch(&bench, archive(&format!("http://{address}/a.tar"), &sha256(b"")));
+    let tries = finished.text().matches("trying again in").count();
+    assert_eq!(tries, 3, "{}", finished.text());
+    let message = finished.message();
+    assert!(
+        message.starts_with(&format!("`source.url`: http://{address}/a.tar can't be had"))
+            && message.contains("Connection refused")
+            && message.contains("check host and port"),
+        "{message}"
+    );
+}
+
+#[test]
 fn what_is_no_sound_archive_is_refused() {
     let outside = tree();
     symlink("/etc/passwd", outside.path().join("app-1.2/out")).unwrap();

@@ -248,16 +248,17 @@ pub(super) fn explain(tail: &str) -> Option<Failure> {
             .unwrap_or("");
         return Some(failure::base_image(image, pull_cause(message)));
     }
+    // Where the file lies is known to whoever named it.
+    if error.starts_with("no contents in ") {
+        return Some(failure::dockerfile_invalid("it is empty", None));
+    }
+    if error == "building: no stages to build" {
+        return Some(failure::dockerfile_invalid("there is no instruction in it", None));
+    }
     let message = error.strip_prefix("parsing main Dockerfile: ").unwrap_or(error);
-    let known = [
-        "no contents in ",
-        "no FROM statement found",
-        "The target ",
-        "stat ",
-        "open ",
-    ]
-    .iter()
-    .any(|start| error.starts_with(start));
+    let known = ["no FROM statement found", "The target ", "stat ", "open "]
+        .iter()
+        .any(|start| error.starts_with(start));
     if known || message.len() < error.len() {
         return Some(failure::dockerfile_invalid(message, None));
     }
@@ -307,7 +308,14 @@ fn step_failed(step: &str, message: &str, tail: &str) -> Failure {
             None,
         );
     }
-    if message.contains("invalid mount type") {
+    // What the instruction takes, by imagebuilder.
+    let misused = [
+        " requires at least ",
+        " requires exactly ",
+        "Bad input to ",
+        "Unknown flag: ",
+    ];
+    if misused.iter().any(|words| message.contains(words)) || message.contains("invalid mount type") {
         return failure::dockerfile_invalid(&format!("`{step}`: {message}"), None);
     }
     if let Some(path) = message
@@ -455,7 +463,7 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn failures_are_told_apart() {
         use FailureCode::{BuildFailed, DockerfileInvalid, Internal, OutOfMemory, PushFailed};
-        let cases: [(&str, FailureCode, &[&str]); 24] = [
+        let cases: [(&str, FailureCode, &[&str]); 26] = [
             (
                 "STEP 2/4: RUN <<EOF\nError: building at STEP \"ECHO one > /f\": Build error: Unknown instruction: \"ECHO\" &imagebuilder.Step{}\n",
                 DockerfileInvalid,
@@ -499,7 +507,17 @@ mod tests {
             (
                 "Error: no contents in \"/tmp/x/Dockerfile\"\n",
                 DockerfileInvalid,
-                &["no contents"],
+                &["not valid: it is empty"],
+            ),
+            (
+                "Error: building: no stages to build\n",
+                DockerfileInvalid,
+                &["no instruction in it"],
+            ),
+            (
+                "STEP 1/2: FROM scratch\nSTEP 2/2: COPY x\nError: building at STEP \"COPY x\": COPY requires at least one argument\n",
+                DockerfileInvalid,
+                &["`COPY x`: COPY requires at least one argument"],
             ),
             (
                 "Error: no FROM statement found\n",

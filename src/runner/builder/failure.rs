@@ -1,5 +1,7 @@
 //! From a failed step's report to a failure that its owner can act on.
 
+use std::path::Path;
+
 use kiln_agent::wire::report::{Exit, Problem, ProblemKind, Report};
 
 use super::{buildah, buildkit};
@@ -40,9 +42,23 @@ pub fn classify(step: StepName, report: &Report) -> Failure {
     failure
 }
 
+/// The failure with paths in the source told from there: where a host keeps it is nobody's business.
+pub fn relative_to(source: &Path, failure: Failure) -> Failure {
+    let source = source.to_string_lossy();
+    let message = failure
+        .message
+        .replace(&format!("{source}/"), "")
+        .replace(&*source, ".");
+    Failure::new(failure.code, message)
+}
+
+/// What buildah says at the end of any build with arguments that the Dockerfile doesn't declare; it fails none.
+const NOISE: &str = "[Warning] one or more build args were not consumed";
+
 /// A failure by its exit alone, with the last thing that was said.
 fn unexplained(step: StepName, report: &Report) -> Failure {
-    let said = match report.tail.lines().rfind(|line| !line.trim().is_empty()) {
+    let mut lines = report.tail.lines().rev();
+    let said = match lines.find(|line| !line.trim().is_empty() && !line.starts_with(NOISE)) {
         Some(line) => format!(" Its last line: {}", clip(line.trim())),
         None => String::new(),
     };
@@ -358,6 +374,30 @@ mod tests {
             let failure = classify(StepName::Source, &report);
             assert_eq!((failure.code, failure.message.as_str()), (code, "as said"));
         }
+    }
+
+    #[test]
+    fn paths_are_told_from_the_source() {
+        let said = |message: &str| {
+            let failure = Failure::new(FailureCode::DockerfileInvalid, message);
+            relative_to(Path::new("/var/kiln/b1/source"), failure).message
+        };
+        assert_eq!(
+            said("stat /var/kiln/b1/source/app/Dockerfile: it is gone"),
+            "stat app/Dockerfile: it is gone"
+        );
+        assert_eq!(
+            said("checking on sources under \"/var/kiln/b1/source\": why"),
+            "checking on sources under \".\": why"
+        );
+        assert_eq!(said("elsewhere /var/kiln/x"), "elsewhere /var/kiln/x");
+    }
+
+    #[test]
+    fn what_is_only_a_warning_explains_nothing() {
+        let tail = "the reason\n[Warning] one or more build args were not consumed: [FOO]\n";
+        let failure = classify(StepName::Build, &report(Exit::Code(1), tail));
+        assert!(failure.message.ends_with("Its last line: the reason"), "{failure:?}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(super) enum Cause {
     ConnectionLost,
     ServerError,
     NotARepository,
+    DumbHttp,
     ProtocolRefused,
     UnknownRef,
     CommitMissing,
@@ -128,7 +129,7 @@ const SIGNS: &[(Cause, &[&str])] = &[
     ),
     (Cause::NotARepository, &["invalid server response"]),
     (Cause::NotARepository, &["protocol error: "]),
-    (Cause::NotARepository, &["dumb http transport"]),
+    (Cause::DumbHttp, &["dumb http transport"]),
     (Cause::ConnectionLost, &["the remote end hung up"]),
     (Cause::ConnectionLost, &["could not read from remote repository"]),
 ];
@@ -234,6 +235,9 @@ impl Refusal {
             Cause::NotARepository => {
                 format!("What answers at {url} is not a git repository; check `source.url`{said}")
             }
+            Cause::DumbHttp => format!(
+                "The server of {url} only hands out a repository's files (git's dumb HTTP protocol), and a single commit can't be had from it; serve the repository by `git http-backend`, a forge or ssh{said}"
+            ),
             Cause::ProtocolRefused => format!("{url} leads to a protocol other than http, https or ssh{said}"),
             Cause::UnknownRef => match request.reference {
                 Some(name) => format!("`source.ref`: there is no branch or tag `{name}` in {url}{said}"),
@@ -269,6 +273,7 @@ impl Refusal {
             Cause::ConnectionLost => "the connection broke off",
             Cause::ServerError => "its server reported an error of its own",
             Cause::NotARepository => "its URL is not that of a git repository",
+            Cause::DumbHttp => "its server only hands out a repository's files (git's dumb HTTP protocol)",
             Cause::ProtocolRefused => "its URL is not of the kind http, https or ssh",
             Cause::UnknownRef | Cause::CommitMissing | Cause::CommitNotOffered => {
                 "the commit that the repository names is not in it"
@@ -483,6 +488,11 @@ mod tests {
             Cause::UnknownRef,
             0,
             "fatal: couldn't find remote ref refs/heads/certificate\n",
+        ),
+        (
+            Cause::DumbHttp,
+            0,
+            "fatal: dumb http transport does not support shallow capabilities\n",
         ),
         (
             Cause::CommitMissing,
