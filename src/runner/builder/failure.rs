@@ -43,7 +43,7 @@ pub fn classify(step: StepName, report: &Report) -> Failure {
 }
 
 /// The failure with paths in the source told from there: where a host keeps it is nobody's business.
-pub fn relative_to(source: &Path, failure: Failure) -> Failure {
+pub fn relative_to(source: &Path, failure: &Failure) -> Failure {
     let source = source.to_string_lossy();
     let message = failure
         .message
@@ -380,7 +380,7 @@ mod tests {
     fn paths_are_told_from_the_source() {
         let said = |message: &str| {
             let failure = Failure::new(FailureCode::DockerfileInvalid, message);
-            relative_to(Path::new("/var/kiln/b1/source"), failure).message
+            relative_to(Path::new("/var/kiln/b1/source"), &failure).message
         };
         assert_eq!(
             said("stat /var/kiln/b1/source/app/Dockerfile: it is gone"),

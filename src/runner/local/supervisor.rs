@@ -169,7 +169,7 @@ impl Supervisor<'_> {
                 FailureCode::Internal,
                 "The service was stopped while it ran this build on its own host.",
             ),
-            Some(report) => builder::relative_to(&self.folder.source(), builder::classify(step, report)),
+            Some(report) => builder::relative_to(&self.folder.source(), &builder::classify(step, report)),
             None => Failure::new(
                 FailureCode::Internal,
                 format!(
