@@ -14,6 +14,7 @@ mod interrupt;
 mod keyboard;
 mod live;
 mod problem;
+mod request;
 mod screen;
 mod settings;
 mod text;
@@ -21,6 +22,7 @@ mod upload;
 mod verbs;
 mod watch;
 mod wire;
+mod words;
 
 use std::io::Write as _;
 
@@ -92,7 +94,7 @@ async fn carry_out(call: Call) -> Result<Exit, ClientError> {
         Call::Verb(verb) => match verb {
             Verb::Build(flags) => verbs::build::build(*flags).await,
             Verb::Get(flags) => verbs::builds::get(flags).await,
-            Verb::List(flags) => verbs::builds::list(flags).await,
+            Verb::List(flags) => verbs::list::list(flags).await,
             Verb::Logs(flags) => verbs::logs::logs(flags).await,
             Verb::Cancel(flags) => verbs::builds::cancel(flags).await,
             Verb::Retry(flags) => verbs::build::retry(flags).await,

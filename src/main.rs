@@ -44,7 +44,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         return Ok(());
     }
     if let Command::Completions { shell } = cli.command {
-        clap_complete::generate(shell, &mut cli::command(), "kiln", &mut std::io::stdout());
+        clap_complete::generate(shell, &mut cli::for_completions(), "kiln", &mut std::io::stdout());
         return Ok(());
     }
     let mut config = Config::load(&cli.overrides)?;

@@ -12,7 +12,7 @@ mod walk;
 
 use std::{
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,12 @@ pub enum Error {
 /// Reads an archive to its end and makes sure that it can be unpacked.
 pub fn check(archive: impl Read, limits: &Limits) -> Result<Summary, Error> {
     walk::walk(archive, limits, &mut Nowhere)
+}
+
+/// Which of a folder's symbolic links (their paths in it, and what is written in them) no archive of it may hold, and why.
+/// Unlike [`check`], which stops at the first.
+pub fn refused_links(links: impl IntoIterator<Item = (PathBuf, PathBuf)>) -> Result<Vec<(PathBuf, Refusal)>, Error> {
+    tree::refused_links(links)
 }
 
 /// Unpacks an archive into an empty folder. After an error the folder holds a part of it.

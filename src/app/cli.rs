@@ -57,37 +57,115 @@ pub enum Command {
     },
 }
 
+/// The commands as they are listed, by what brings somebody to them.
+const GROUPS: [(&str, &[&str]); 4] = [
+    ("Builds", &["build", "get", "list", "logs", "cancel", "retry"]),
+    ("Projects", &["secret", "token"]),
+    (
+        "Running Kiln",
+        &["serve", "dev", "migrate", "config", "secrets", "openapi"],
+    ),
+    ("Help", &["completions", "help"]),
+];
+
 /// The command line with its help. What sets up a service is no part of the help of commands that only call one.
 pub fn command() -> clap::Command {
     let mut command = Cli::command();
-    let server: Vec<_> = command
-        .get_arguments()
-        .filter(|argument| argument.is_global_set())
-        .map(|argument| argument.get_id().clone())
-        .collect();
+    let server: Vec<_> = overrides(&command).map(|argument| argument.get_id().clone()).collect();
     command.build();
-    let verbs: Vec<_> = client::Verb::augment_subcommands(clap::Command::new(""))
-        .get_subcommands()
-        .map(|verb| verb.get_name().to_owned())
-        .chain(["completions".to_owned()])
-        .collect();
-    for verb in verbs {
+    for verb in calls() {
         command = command.mut_subcommand(verb, |verb| without(verb, &server));
     }
-    command.mut_subcommand("token", |token| {
+    let command = command.mut_subcommand("token", |token| {
         token
             .mut_subcommand("list", |verb| without(verb, &server))
             .mut_subcommand("delete", |verb| without(verb, &server))
-    })
+    });
+    let command = command.mut_args(|argument| hidden(argument, &server));
+    let help = grouped(&command);
+    plain_usage(command).help_template(help)
+}
+
+/// The command line as shells complete it, which offer what is hidden, too: commands that only call a service don't have
+/// the flags of those that run one.
+pub fn for_completions() -> clap::Command {
+    let mut command = Cli::command();
+    let server: Vec<_> = overrides(&command)
+        .map(|argument| argument.clone().global(false))
+        .collect();
+    command = command.mut_args(|argument| argument.global(false));
+    let calls = calls();
+    let names: Vec<_> = command
+        .get_subcommands()
+        .map(|verb| verb.get_name().to_owned())
+        .collect();
+    for name in names.iter().filter(|name| !calls.contains(name)) {
+        command = match name.as_str() {
+            "token" => command.mut_subcommand("token", |token| {
+                token.mut_subcommand("create", |create| with(create, &server))
+            }),
+            _ => command.mut_subcommand(name, |verb| with(verb, &server)),
+        };
+    }
+    command
+}
+
+/// The flags that set up a service.
+fn overrides(command: &clap::Command) -> impl Iterator<Item = &clap::Arg> {
+    command.get_arguments().filter(|argument| argument.is_global_set())
+}
+
+/// The commands that only call a service, or nothing at all.
+fn calls() -> Vec<String> {
+    client::Verb::augment_subcommands(clap::Command::new(""))
+        .get_subcommands()
+        .map(|verb| verb.get_name().to_owned())
+        .chain(["completions".to_owned()])
+        .collect()
+}
+
+fn hidden(argument: clap::Arg, ids: &[clap::Id]) -> clap::Arg {
+    let hide = argument.is_hide_set() || ids.contains(argument.get_id());
+    argument.hide(hide)
 }
 
 /// The command, with these flags hidden from its help.
-fn without(command: clap::Command, hidden: &[clap::Id]) -> clap::Command {
-    let hide = |argument: clap::Arg| {
-        let hide = argument.is_hide_set() || hidden.contains(argument.get_id());
-        argument.hide(hide)
-    };
-    command.mut_args(hide).mut_subcommands(|inner| without(inner, hidden))
+fn without(command: clap::Command, ids: &[clap::Id]) -> clap::Command {
+    command
+        .mut_args(|argument| hidden(argument, ids))
+        .mut_subcommands(|inner| without(inner, ids))
+}
+
+/// The command, or those in it, with these flags.
+fn with(command: clap::Command, flags: &[clap::Arg]) -> clap::Command {
+    if command.has_subcommands() {
+        command.mut_subcommands(|inner| with(inner, flags))
+    } else {
+        command.args(flags)
+    }
+}
+
+/// Errors show the usage that help shows. Left to itself, clap puts every flag into it that is set, also by a variable.
+fn plain_usage(mut command: clap::Command) -> clap::Command {
+    let usage = command.render_usage().to_string();
+    let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned();
+    command.override_usage(usage).mut_subcommands(plain_usage)
+}
+
+/// A template for help that lists the commands by groups.
+fn grouped(command: &clap::Command) -> String {
+    let header = command.get_styles().get_header();
+    let literal = command.get_styles().get_literal();
+    let mut text = "{about-with-newline}\n{usage-heading} {usage}\n".to_owned();
+    for (group, names) in GROUPS {
+        text = format!("{text}\n{header}{group}:{header:#}\n");
+        for name in names {
+            let about = command.find_subcommand(name).and_then(clap::Command::get_about);
+            let about = about.map(ToString::to_string).unwrap_or_default();
+            text = format!("{text}  {literal}{name:11}{literal:#}  {about}\n");
+        }
+    }
+    format!("{text}\n{header}Options:{header:#}\n{{options}}\n\n`kiln help COMMAND` has a command's flags.")
 }
 
 impl Command {
@@ -217,5 +295,22 @@ mod tests {
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
         super::command().debug_assert();
+        for_completions().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_in_one_group() {
+        let mut command = super::command();
+        let mut names: Vec<_> = command
+            .get_subcommands()
+            .map(|verb| verb.get_name().to_owned())
+            .collect();
+        let mut grouped: Vec<_> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
+        names.sort_unstable();
+        grouped.sort_unstable();
+        assert_eq!(names, grouped);
+        let help = command.render_help().to_string();
+        assert!(help.contains("\nRunning Kiln:\n  serve        Run the API"), "{help}");
+        assert!(!help.contains("--database-url"), "{help}");
     }
 }

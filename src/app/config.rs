@@ -194,6 +194,7 @@ pub enum ConfigError {
 
 /// What the environment and flags can set; each wins over the file.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Configuration")]
 pub struct Overrides {
     /// Configuration file (TOML)
     #[arg(long, global = true, env = "KILN_CONFIG", value_name = "FILE")]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use url::Url;
 
 use super::{
@@ -121,6 +121,9 @@ impl Api {
         match document.and_then(|bytes| serde_json::from_slice::<Problem>(&bytes).ok()) {
             Some(mut problem) if !problem.code.is_empty() => {
                 problem.status = status.as_u16();
+                if problem.lacks_project() {
+                    problem.projects = self.projects().await;
+                }
                 ClientError::Problem(Box::new(problem))
             }
             _ => self.not_kiln(status.to_string()),
@@ -140,13 +143,22 @@ impl Api {
     }
 
     /// Sends a POST that has an `Idempotency-Key`, again if need be: whatever became of the first one, there is one build.
-    pub(super) async fn post_once(&self, segments: &[&str], key: &str, body: &Value) -> Result<Value, ClientError> {
+    pub(super) async fn post_once(
+        &self,
+        segments: &[&str],
+        key: &str,
+        body: &Value,
+    ) -> Result<Box<RawValue>, ClientError> {
         let mut left = REPETITIONS;
         let mut pause = PAUSE;
         loop {
             let request = self.post(segments).header("Idempotency-Key", key).json(body);
             let error = match self.json(request).await {
                 Ok(answer) => return Ok(answer),
+                Err(ClientError::Problem(mut problem)) => {
+                    problem.request = Some(body.clone());
+                    ClientError::Problem(problem)
+                }
                 Err(error) => error,
             };
             let passing = match &error {
@@ -164,6 +176,17 @@ impl Api {
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
+    }
+
+    /// The projects that the token sees, as far as they can be had.
+    async fn projects(&self) -> Vec<String> {
+        let request = self.get(&["v1", "projects"]).timeout(ANSWER_LIMIT);
+        let Ok(response) = request.send().await else {
+            return Vec::new();
+        };
+        let seen: Result<Items<Project>, _> = self.body(response).await;
+        seen.map(|seen| seen.items.into_iter().map(|project| project.name).collect())
+            .unwrap_or_default()
     }
 
     /// The project that a command is about: the one that was named, or the only one that the token sees.

@@ -59,12 +59,28 @@ impl Exit {
     }
 }
 
+/// Something that is wrong with a command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mistake {
+    /// The flag, and what was given to it.
+    pub(super) flag: String,
+    pub(super) detail: String,
+}
+
+fn lines(mistakes: &[Mistake]) -> String {
+    let line = |Mistake { flag, detail }: &Mistake| format!("\n  {flag}: {detail}");
+    mistakes.iter().map(line).collect()
+}
+
 /// Why a command could not do what it is for.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
     /// The command line or a local file can't be used.
     #[error("{0}")]
     Usage(String),
+    /// Flags or what they name can't be used.
+    #[error("the command is not valid{}", lines(.0))]
+    Invalid(Vec<Mistake>),
     /// A folder can't be sent.
     #[error(transparent)]
     Context(#[from] ContextError),
@@ -83,6 +99,9 @@ pub(super) enum ClientError {
     /// The service refused.
     #[error("{0}")]
     Problem(Box<Problem>),
+    /// There is no such thing.
+    #[error("{0}")]
+    Unknown(String),
     /// What answers isn't Kiln.
     #[error("{url} answers, but not as Kiln does ({what}): is the address right, and no proxy in between?")]
     NotKiln { url: Url, what: String },
@@ -112,8 +131,9 @@ impl ClientError {
     /// The exit code for it.
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) | Self::Context(_) => Exit::Usage,
+            Self::Usage(_) | Self::Invalid(_) | Self::Context(_) => Exit::Usage,
             Self::NoToken { .. } => Exit::Denied,
+            Self::Unknown(_) => Exit::Refused,
             Self::Unreachable { .. } | Self::Lost { .. } | Self::NotKiln { .. } => Exit::Unavailable,
             Self::NotCancelled { source, .. } => source.exit(),
             Self::Problem(problem) => match problem.status {

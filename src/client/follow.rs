@@ -179,10 +179,7 @@ impl Task {
             }
             let Some(data) = block.data else { continue };
             let kind = block.event.as_deref().unwrap_or("message");
-            let entry = serde_json::from_str(&data)
-                .ok()
-                .and_then(|data| Entry::read(kind, data));
-            let Some(entry) = entry else {
+            let Some(entry) = Entry::read(kind, &data) else {
                 return Cut::Failed(ClientError::NotKiln {
                     url: self.api.url().clone(),
                     what: format!("an event of kind {kind} can't be read"),

@@ -3,6 +3,9 @@
 use std::fmt;
 
 use serde::Deserialize;
+use serde_json::Value;
+
+use super::words;
 
 /// A refusal of the service (RFC 9457).
 #[derive(Clone, Debug, Deserialize)]
@@ -19,6 +22,12 @@ pub(super) struct Problem {
     errors: Vec<ProblemField>,
     #[serde(default)]
     request_id: Option<String>,
+    /// What was refused, where flags made it.
+    #[serde(skip)]
+    pub(super) request: Option<Value>,
+    /// The projects that there are for the token, where another was named.
+    #[serde(skip)]
+    pub(super) projects: Vec<String>,
 }
 
 /// One invalid field.
@@ -31,66 +40,48 @@ struct ProblemField {
     detail: String,
 }
 
-/// The beginnings of pointers, and what sets what is there.
-const FLAGS: [(&str, &str); 22] = [
-    ("/images", "-t, --tag"),
-    ("/push", "--no-push"),
-    ("/build_args", "--build-arg"),
-    ("/secrets", "--secret"),
-    ("/ssh", "--ssh"),
-    ("/dockerfile", "-f, --file"),
-    ("/target", "--target"),
-    ("/platforms", "--platform"),
-    ("/labels", "--label"),
-    ("/builder", "--builder"),
-    ("/template", "--template"),
-    ("/timeout_seconds", "--timeout"),
-    ("/priority", "--priority"),
-    ("/annotations", "--annotation"),
-    ("/project", "--project"),
-    ("/resources/cpu", "--cpu"),
-    ("/resources/memory", "--memory"),
-    ("/resources/disk", "--disk"),
-    ("/registry_credentials", "--registry-credentials"),
-    ("/source/credentials", "--git-credentials"),
-    ("/cache", "--cache-from, --cache-to, --no-cache"),
-    ("/source", "the PATH or URL"),
-];
-
-fn flag(pointer: &str) -> Option<&'static str> {
-    let below = |place: &str| {
-        let rest = pointer.strip_prefix(place)?;
-        (rest.is_empty() || rest.starts_with('/')).then_some(())
-    };
-    let (_, flag) = FLAGS.iter().find(|(place, _)| below(place).is_some())?;
-    Some(flag)
+impl Problem {
+    /// Whether it is about a project that isn't there for this token.
+    pub(super) fn lacks_project(&self) -> bool {
+        let about = |error: &ProblemField| error.pointer.as_deref() == Some("/project");
+        self.code == "project_not_found" || self.errors.iter().any(about)
+    }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let title = if self.title.is_empty() {
-            "the service refused"
-        } else {
-            &self.title
+        let title = match self.code.as_str() {
+            _ if self.title.is_empty() => "the service refused",
+            "invalid_request" | "invalid_query" => "The command is not valid",
+            _ => &self.title,
         };
         write!(f, "{title}")?;
+        if self.code == "unauthenticated" {
+            let what = self.detail.split(';').next().unwrap_or_default();
+            let places = "--token-file, --token, KILN_TOKEN or the configuration file, in this order";
+            return write!(
+                f,
+                ": {}\n  The token that was sent comes from {places}. `kiln token create` or your project's administrator makes others.",
+                words::sentence(what)
+            );
+        }
         if self.errors.is_empty() && !self.detail.is_empty() {
-            write!(f, ": {}", self.detail)?;
+            write!(f, ": {}", words::sentence(&self.detail))?;
         }
         for error in &self.errors {
-            let detail = &error.detail;
-            match (&error.pointer, &error.parameter) {
-                (Some(pointer), _) => match flag(pointer) {
-                    Some(flag) => write!(f, "\n  {flag} ({pointer}): {detail}")?,
-                    None => write!(f, "\n  {pointer}: {detail}")?,
-                },
-                (None, Some(parameter)) => write!(f, "\n  --{}: {detail}", parameter.replace('_', "-"))?,
-                (None, None) => write!(f, "\n  {detail}")?,
+            let detail = words::detail(error.pointer.as_deref().unwrap_or_default(), &error.detail);
+            let place = match (&error.pointer, &error.parameter) {
+                (Some(pointer), _) => words::flag(pointer, self.request.as_ref()).or_else(|| Some(pointer.clone())),
+                (None, Some(parameter)) => Some(words::parameter(parameter)),
+                (None, None) => None,
+            };
+            match place.filter(|place| !place.is_empty()) {
+                Some(place) => write!(f, "\n  {place}: {detail}")?,
+                None => write!(f, "\n  {detail}")?,
             }
         }
-        if self.code == "unauthenticated" {
-            let places = "--token-file, --token, KILN_TOKEN or the configuration file, in this order";
-            write!(f, "\n  The token that was sent comes from {places}.")?;
+        if !self.projects.is_empty() {
+            write!(f, "\n  Projects of this token: {}", self.projects.join(", "))?;
         }
         if self.status >= 500
             && let Some(id) = &self.request_id
@@ -125,9 +116,22 @@ mod tests {
         }));
         assert_eq!(
             text,
-            "The request is not valid\n  -t, --tag (/images/0): expected a host\n  \
-             the PATH or URL (/source/url): expected a URL\n  /imagesque: unknown field"
+            "The command is not valid\n  -t, --tag: expected a host\n  \
+             the PATH or URL: expected a URL\n  /imagesque: unknown field"
         );
+    }
+
+    #[test]
+    fn a_token_that_is_not_known_is_told_where_it_comes_from() {
+        let text = shown(json!({
+            "status": 401, "code": "unauthenticated", "title": "A valid token is needed",
+            "detail": "the Authorization header holds no token of Kiln; send the header `Authorization: Bearer kiln_…`",
+        }));
+        assert!(
+            text.starts_with("A valid token is needed: what was sent is no token of Kiln\n"),
+            "{text}"
+        );
+        assert!(text.contains("KILN_TOKEN") && !text.contains("Authorization"), "{text}");
     }
 
     #[test]

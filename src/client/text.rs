@@ -1,7 +1,7 @@
 //! Texts for people: times, sizes, tables, and output of builds that is safe to show on a terminal.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use console::{Alignment, measure_text_width, pad_str};
+use console::{Alignment, Term, measure_text_width, pad_str, truncate_str};
 
 /// A span of time in at most two units: `0.4 s`, `12 s`, `3 m 20 s`, `2 h 5 m`, `4 d`.
 pub(super) fn span(delta: TimeDelta) -> String {
@@ -51,22 +51,42 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// Rows under their headings, in columns as wide as they need to be. Cells may be coloured.
-pub(super) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
+/// Columns of the terminal that standard output is, if it is one.
+pub(super) fn width() -> Option<usize> {
+    let terminal = Term::stdout();
+    terminal.size_checked().map(|(_, columns)| columns.into())
+}
+
+/// Fewest columns that a column of a table is cut to.
+const NARROWEST: usize = 8;
+/// Between two columns of a table.
+const GAP: usize = 2;
+
+/// Rows under their headings, in columns as wide as they need to be. Cells may be coloured. Where there are fewer columns
+/// than that, the widest are cut, but never the first, which tells the rows apart.
+pub(super) fn table(headings: &[&str], rows: Vec<Vec<String>>, room: Option<usize>) -> String {
     let mut all = vec![headings.iter().map(|heading| (*heading).to_owned()).collect()];
     all.extend(rows);
     let width = |column: usize| {
         let cells = all.iter().filter_map(|row: &Vec<String>| row.get(column));
         cells.map(|cell| measure_text_width(cell)).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let mut widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let room = room.unwrap_or(usize::MAX);
+    while widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1) > room {
+        match widths.iter_mut().skip(1).max() {
+            Some(widest) if *widest > NARROWEST => *widest -= 1,
+            _ => break,
+        }
+    }
     let mut text = String::new();
     for row in &all {
         let cells = row.iter().zip(&widths);
         let line: Vec<_> = cells
-            .map(|(cell, width)| pad_str(cell, *width, Alignment::Left, None))
+            .map(|(cell, width)| pad_str(cell, *width, Alignment::Left, Some("…")))
             .collect();
-        text.push_str(line.join("  ").trim_end());
+        let line = line.join(&" ".repeat(GAP));
+        text.push_str(&truncate_str(line.trim_end(), room, "…"));
         text.push('\n');
     }
     text
@@ -108,7 +128,34 @@ mod tests {
             vec!["1".to_owned(), "über".to_owned()],
             vec!["222".to_owned(), String::new()],
         ];
-        assert_eq!(table(&["ID", "NAME"], rows), "ID   NAME\n1    über\n222\n");
+        assert_eq!(table(&["ID", "NAME"], rows, None), "ID   NAME\n1    über\n222\n");
+    }
+
+    #[test]
+    fn tables_fit_into_the_terminal() {
+        let rows = || {
+            vec![vec![
+                "0123456789".to_owned(),
+                "\u{1b}[1ma long state\u{1b}[0m".to_owned(),
+                "x".repeat(30),
+            ]]
+        };
+        let shown = |room| {
+            let text = table(&["ID", "STATE", "SOURCE"], rows(), Some(room));
+            anstream::adapter::strip_str(&text).to_string()
+        };
+        assert_eq!(
+            shown(40),
+            format!(
+                "ID          STATE         SOURCE\n0123456789  a long state  {}…\n",
+                "x".repeat(13)
+            )
+        );
+        assert_eq!(
+            shown(30),
+            "ID          STATE     SOURCE\n0123456789  a long …  xxxxxxx…\n"
+        );
+        assert_eq!(shown(15), "ID          ST…\n0123456789  a …\n");
     }
 
     #[test]

@@ -2,11 +2,21 @@
 
 pub(super) mod build;
 pub(super) mod builds;
+mod find;
+pub(super) mod list;
 pub(super) mod logs;
 pub(super) mod secrets;
 pub(super) mod tokens;
 
-use super::{api::Api, args::Common, error::ClientError, screen::Screen, settings::Settings};
+use serde_json::value::RawValue;
+
+use super::{
+    api::Api,
+    args::{BuildName, Common},
+    error::ClientError,
+    screen::Screen,
+    settings::Settings,
+};
 
 /// What every command works with.
 pub(super) struct Session {
@@ -33,8 +43,16 @@ impl Session {
         })
     }
 
-    /// Prints a document.
-    pub(super) fn document(&mut self, document: &serde_json::Value) -> Result<(), ClientError> {
-        Ok(self.screen.print(&format!("{document}\n"))?)
+    /// Prints a document as it came, on one line.
+    pub(super) fn document(&mut self, document: &RawValue) -> Result<(), ClientError> {
+        Ok(self.screen.print(&format!("{}\n", document.get()))?)
+    }
+
+    /// The id of a build that was named by how it begins, too.
+    pub(super) async fn find(&self, name: &BuildName) -> Result<String, ClientError> {
+        match name {
+            BuildName::Whole(id) => Ok(id.to_string()),
+            BuildName::Prefix(prefix) => find::find(&self.api, prefix).await,
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::future::pending;
 
 use chrono::{TimeDelta, Utc};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::{sync::oneshot, time::MissedTickBehavior};
 
 use super::{
@@ -38,7 +38,7 @@ pub(super) struct Watch<'a> {
 /// What became of it.
 pub(super) enum Attended {
     /// It is over; the build as it is now.
-    Over(Box<Build>, Value),
+    Over(Box<Build>, Box<RawValue>),
     /// It was left to itself.
     Detached,
 }
@@ -207,16 +207,16 @@ impl Watch<'_> {
     }
 
     /// The build after its end.
-    async fn outcome(&self) -> Result<(Build, Value), ClientError> {
+    async fn outcome(&self) -> Result<(Build, Box<RawValue>), ClientError> {
         wait_for_end(self.api, &self.id).await
     }
 }
 
 /// Waits until a build is over.
-pub(super) async fn wait_for_end(api: &Api, id: &str) -> Result<(Build, Value), ClientError> {
+pub(super) async fn wait_for_end(api: &Api, id: &str) -> Result<(Build, Box<RawValue>), ClientError> {
     loop {
         let request = api.get(&["v1", "builds", id]).query(&[("wait", "30")]);
-        let document: Value = api.json(request).await?;
+        let document: Box<RawValue> = api.json(request).await?;
         let build = read_build(api, &document)?;
         if build.ended().is_some() {
             return Ok((build, document));
@@ -225,8 +225,8 @@ pub(super) async fn wait_for_end(api: &Api, id: &str) -> Result<(Build, Value), 
 }
 
 /// The build in a document.
-pub(super) fn read_build(api: &Api, document: &Value) -> Result<Build, ClientError> {
-    serde::Deserialize::deserialize(document).map_err(|error| ClientError::NotKiln {
+pub(super) fn read_build(api: &Api, document: &RawValue) -> Result<Build, ClientError> {
+    serde_json::from_str(document.get()).map_err(|error| ClientError::NotKiln {
         url: api.url().clone(),
         what: format!("a build can't be read: {error}"),
     })

@@ -1,8 +1,8 @@
 //! What the service sends, as far as it is shown. Lenient: a newer service may say more, in words not known here.
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
 use crate::domain::state::StateName;
@@ -55,10 +55,10 @@ pub(super) struct Attempt {
     pub(super) finished_at: Option<DateTime<Utc>>,
 }
 
-/// A page of builds.
-#[derive(Clone, Debug, Deserialize)]
+/// A page of builds, each as it came.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct BuildList {
-    pub(super) items: Vec<Value>,
+    pub(super) items: Vec<Box<RawValue>>,
     pub(super) next: Option<String>,
 }
 
@@ -76,6 +76,12 @@ pub(super) struct Token {
     pub(super) scopes: Vec<String>,
     pub(super) created_at: DateTime<Utc>,
     pub(super) expires_at: Option<DateTime<Utc>>,
+}
+
+/// A token that was just made; what makes it work is shown this once.
+#[derive(Clone, Deserialize)]
+pub(super) struct NewToken {
+    pub(super) token: String,
 }
 
 /// A secret, without what it holds.
@@ -98,8 +104,8 @@ pub(super) struct Project {
 pub(super) struct Entry {
     pub(super) seq: i64,
     pub(super) event: Event,
-    /// The data as it came.
-    pub(super) data: Value,
+    /// The data as it came, on one line.
+    pub(super) data: String,
 }
 
 /// The kinds of events.
@@ -157,20 +163,23 @@ pub(super) struct End {
 
 impl Entry {
     /// Reads an event of this kind; `None` for data that isn't an event's.
-    pub(super) fn read(kind: &str, data: Value) -> Option<Self> {
+    pub(super) fn read(kind: &str, data: &str) -> Option<Self> {
         fn content<T: serde::de::DeserializeOwned>(data: &Value) -> Option<T> {
             T::deserialize(data).ok()
         }
+        let value: Value = serde_json::from_str(data).ok()?;
         let event = match kind {
-            "status" => Event::Status(content(&data)?),
-            "step" => Event::Step(content(&data)?),
-            "log" => Event::Log(content(&data)?),
-            "gap" => Event::Gap(content(&data)?),
-            "end" => Event::End(content(&data)?),
+            "status" => Event::Status(content(&value)?),
+            "step" => Event::Step(content(&value)?),
+            "log" => Event::Log(content(&value)?),
+            "gap" => Event::Gap(content(&value)?),
+            "end" => Event::End(content(&value)?),
             _ => Event::Other,
         };
+        // A line break between tokens means nothing, and none stands within a text.
+        let data = data.trim().replace(['\n', '\r'], " ");
         Some(Self {
-            seq: data.get("seq")?.as_i64()?,
+            seq: value.get("seq")?.as_i64()?,
             event,
             data,
         })

@@ -20,6 +20,42 @@ async fn shells_can_read_their_scripts() {
 }
 
 #[tokio::test]
+async fn shells_offer_what_a_command_takes() {
+    let shell = Shell::bare();
+    shell.write("bash", &shell.run(&["completions", "bash"]).await.expect(0).out);
+    for (words, offered, others) in [
+        ("kiln secret set --", "--registry", "--listen"),
+        ("kiln build --", "--no-push", "--database-url"),
+        ("kiln token list --", "--json", "--database-url"),
+        ("kiln token create --", "--database-url", "--no-push"),
+        ("kiln serve --", "--listen", "--no-push"),
+    ] {
+        let last = words.split(' ').count() - 1;
+        let asked = format!(
+            "source ./bash; COMP_WORDS=({words}); COMP_CWORD={last}; _kiln kiln -- kiln; echo \"${{COMPREPLY[@]}}\""
+        );
+        let mut bash = tokio::process::Command::new("bash");
+        bash.args(["-euc", &asked]).current_dir(shell.folder());
+        let offers = finish(&mut bash).await.expect(0).out;
+        let offers: Vec<_> = offers.split_whitespace().collect();
+        assert!(
+            offers.contains(&offered) && !offers.contains(&others),
+            "{words}: {offers:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_variables_set_is_not_asked_for() {
+    let mut shell = Shell::bare();
+    (shell.url, shell.token) = (Some("http://kiln.invalid".to_owned()), Some("kiln_x".to_owned()));
+    let ran = shell.run(&["get"]).await.expect(2);
+    ran.says(&["Usage: kiln get [OPTIONS] <BUILD>"]);
+    let ran = shell.run(&["secret", "set"]).await.expect(2);
+    ran.says(&["Usage: kiln secret set [OPTIONS] <NAME>"]);
+}
+
+#[tokio::test]
 async fn help_of_the_client_keeps_to_the_client() {
     let shell = Shell::bare();
     for command in ["build", "get", "list", "logs", "cancel", "retry", "completions"] {

@@ -40,6 +40,42 @@ async fn a_folder_is_sent_without_what_its_ignore_file_names(pool: PgPool) {
     let caller = app.bearer(shell.token.as_deref().expect("set"));
     let upload = Answer::of(caller.get(&format!("/v1/uploads/{id}"))).await.json();
     assert!(upload["bytes"].as_u64().expect("a number") < 2000, "{upload}");
+    let ran = shell.run(&["list"]).await.expect(0);
+    assert!(ran.out.contains("  app (folder)  "), "{ran:?}");
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn what_can_be_known_before_is_said_before_anything_is_sent(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let shell = Shell::of(&app, Scope::BuildsWrite).await;
+    app_folder(&shell);
+    shell
+        .run(&["build", "app"])
+        .await
+        .expect(2)
+        .says(&["  -t, --tag: required", "`--no-push`"]);
+    let link = |target: &str, path: &str| {
+        std::os::unix::fs::symlink(target, shell.folder().join("app").join(path)).expect("linked");
+    };
+    link("/etc", "etc");
+    link("../../x", "src/x");
+    link("main.c", "src/same.c");
+    let ran = shell
+        .run(&["build", "app", "--memory", "4GB", "-t", "App:1"])
+        .await
+        .expect(2);
+    ran.says(&[
+        "  --memory 4GB: ",
+        "  --tag App:1: ",
+        "symbolic links that lead out of the folder",
+        "\n    etc -> /etc\n    src/x -> ../../x\n",
+    ]);
+    let uploads: i64 = sqlx::query_scalar("SELECT count(*) FROM uploads")
+        .fetch_one(&pool)
+        .await
+        .expect("reads");
+    assert_eq!(uploads, 0);
     app.stop().await;
 }
 

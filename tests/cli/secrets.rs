@@ -78,10 +78,7 @@ async fn secrets_are_set_listed_and_deleted(pool: PgPool) {
         }
     };
     build("token=npm").await.expect(0);
-    build("token=other")
-        .await
-        .expect(2)
-        .says(&["--secret (/secrets/token)"]);
+    build("token=other").await.expect(2).says(&["--secret token: project"]);
     shell.run(&["secret", "delete", "npm"]).await.expect(0);
     shell.run(&["secret", "delete", "npm"]).await.expect(6);
     app.stop().await;

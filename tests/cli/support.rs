@@ -105,9 +105,14 @@ impl Shell {
 /// Runs a command to its end.
 pub(super) async fn finish(command: &mut Command) -> Ran {
     let output = soon("the end of the client", command.output()).await.expect("it runs");
-    Ran {
+    let ran = Ran {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8(output.stdout).expect("UTF-8"),
         error: String::from_utf8(output.stderr).expect("UTF-8"),
+    };
+    // Who types commands isn't told of the API behind them.
+    for api in ["/v1/", "Authorization", "\"push\"", "`ref`", "`subdir`"] {
+        assert!(!ran.error.contains(api), "{api:?} is in {ran:#?}");
     }
+    ran
 }

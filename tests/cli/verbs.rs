@@ -107,17 +107,62 @@ async fn each_mistake_stands_on_a_line_with_its_flag(pool: PgPool) {
         ])
         .await
         .expect(2);
-    let begins = |start: &str| ran.error.lines().any(|line| line.starts_with(start));
+    let begins = |ran: &super::support::Ran, start: &str| {
+        assert!(
+            ran.error.lines().any(|line| line.starts_with(start)),
+            "{start:?} isn't in {ran:#?}"
+        );
+    };
     for start in [
-        "  the PATH or URL (/source/url): expected",
-        "  -t, --tag (/images/0): expected",
-        "  --timeout (/timeout_seconds): expected",
-        "  --label (/labels/a b): ",
+        "  the PATH or URL: expected",
+        "  --tag app:1: expected the registry's host",
+        "  --label a b: the key: expected",
     ] {
-        assert!(begins(start), "{start:?} isn't in {ran:#?}");
+        begins(&ran, start);
     }
     let ran = shell.run(&["build", GIT]).await.expect(2);
-    ran.says(&["-t, --tag (/images): required"]);
+    begins(&ran, "  -t, --tag: required: expected at least one name");
+    ran.says(&["to build without pushing, give `--no-push`"]);
+    // What the installation limits, it says itself, in the same words.
+    let limited = [
+        "build",
+        GIT,
+        "--no-push",
+        "--timeout",
+        "90d",
+        "--memory",
+        "900Gi",
+        "--platform",
+        "linux/s390x",
+    ];
+    let ran = shell.run(&limited).await.expect(2);
+    for start in [
+        "  --timeout: expected a time from 1 to 86400 seconds",
+        "  --memory 900Gi: expected at most",
+        "  --platform linux/s390x: ",
+    ] {
+        begins(&ran, start);
+    }
+    let ran = shell
+        .run(&["build", GIT, "--no-push", "--secret", "npm"])
+        .await
+        .expect(2);
+    begins(
+        &ran,
+        "  --secret npm: project `default` has no secret `npm`: store it with `kiln secret set npm --project default`",
+    );
+    let ran = shell
+        .run(&["build", GIT, "--no-push", "--project", "typo"])
+        .await
+        .expect(2);
+    begins(&ran, "  --project typo: there is no project `typo` for this token");
+    begins(&ran, "  Projects of this token: default");
+    let ran = shell.run(&["list", "--project", "typo"]).await.expect(6);
+    ran.says(&["There is no such project", "Projects of this token: default"]);
+    begins(
+        &shell.run(&["list", "--label", "a b"]).await.expect(2),
+        "  --label: expected",
+    );
     // Found out before anything is sent.
     for arguments in [
         &["build", "--nosuch"][..],
@@ -128,6 +173,7 @@ async fn each_mistake_stands_on_a_line_with_its_flag(pool: PgPool) {
         &["build", "https://git.example/app.git", "--sha256", "x", "--no-push"],
         &["build", ".", "--submodules"],
         &["get", "7"],
+        &["list", "--since", "7y"],
         &["list", "--state", "gone"],
         &["list", "--since", "yesterday"],
         &[],
@@ -235,6 +281,84 @@ async fn builds_are_listed_filtered_and_counted(pool: PgPool) {
         .await
         .expect(0)
         .says(&["there are more"]);
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn a_build_is_named_by_how_its_id_begins(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let shell = Shell::of(&app, Scope::BuildsWrite).await;
+    let ids = [detached(&shell).await, detached(&shell).await];
+    // Made one after the other, they have as much in common as the time between them leaves.
+    let common = ids[0].bytes().zip(ids[1].bytes()).take_while(|(a, b)| a == b).count();
+    let unique = &ids[1][..(common + 1).max(8)];
+    let ran = shell.run(&["get", unique]).await.expect(0);
+    assert!(ran.out.contains(&ids[1]) && !ran.out.contains(&ids[0]), "{ran:?}");
+    shell.run(&["logs", &unique.to_uppercase()]).await.expect(0);
+    let ran = shell.run(&["cancel", unique]).await.expect(0);
+    assert_eq!(ran.out, format!("{} cancelled\n", ids[1]));
+    let again = shell.run(&["retry", "-d", unique]).await.expect(0);
+    assert_ne!(again.out.trim(), ids[1]);
+    if common >= 8 {
+        let ran = shell.run(&["get", &ids[1][..8]]).await.expect(2);
+        ran.says(&["several builds begin with", &ids[0], &ids[1], "cancelled, "]);
+    }
+    let ran = shell.run(&["cancel", "00000000", &ids[0]]).await.expect(6);
+    ran.says(&["no build's id begins with 00000000; `kiln list`"]);
+    assert_eq!(ran.out, format!("{} cancelled\n", ids[0]));
+    shell
+        .run(&["get", "7"])
+        .await
+        .expect(2)
+        .says(&["its first 8 characters or more"]);
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn labels_are_searched_with_and_without_their_value(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let shell = Shell::of(&app, Scope::BuildsWrite).await;
+    let build = |label: &'static str| {
+        let shell = &shell;
+        async move {
+            let ran = shell.run(&["build", GIT, "--no-push", "-d", "--label", label]).await;
+            ran.expect(0).out.trim().to_owned()
+        }
+    };
+    let (one, two) = (build("team=one").await, build("team=two").await);
+    build("other=one").await;
+    for (label, expected) in [("team", vec![&two, &one]), ("team=one", vec![&one]), ("te", vec![])] {
+        let ran = shell.run(&["list", "--json", "--label", label]).await.expect(0).json();
+        let items = ran["items"].as_array().expect("items").clone();
+        let ids: Vec<_> = items.iter().map(|item| item["id"].as_str().expect("an id")).collect();
+        assert_eq!(ids, expected, "{label}");
+    }
+    let ran = shell.run(&["list", "--label", "te"]).await.expect(0);
+    assert_eq!(ran.error, "kiln: no builds like that\n");
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn json_is_what_the_service_answers(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let shell = Shell::of(&app, Scope::BuildsWrite).await;
+    let id = detached(&shell).await;
+    let caller = app.bearer(shell.token.as_deref().expect("set"));
+    for (path, arguments) in [
+        (format!("/v1/builds/{id}"), vec!["get", "--json", &id]),
+        ("/v1/builds".to_owned(), vec!["list", "--json"]),
+    ] {
+        let answer = caller
+            .get(&path)
+            .send()
+            .await
+            .expect("an answer")
+            .text()
+            .await
+            .expect("text");
+        let ran = shell.run(&arguments).await.expect(0);
+        assert_eq!(ran.out, format!("{answer}\n"));
+    }
     app.stop().await;
 }
 

@@ -215,6 +215,29 @@ impl Tree {
     }
 }
 
+/// See [`super::refused_links`].
+pub(super) fn refused_links(
+    links: impl IntoIterator<Item = (PathBuf, PathBuf)>,
+) -> Result<Vec<(PathBuf, Refusal)>, Error> {
+    let mut tree = Tree::default();
+    for (path, target) in links {
+        tree.insert(path, Node::Link(target))?;
+    }
+    let mut steps = MAX_STEPS;
+    let mut refused = Vec::new();
+    for path in &tree.links {
+        let Some(Node::Link(target)) = tree.nodes.get(path) else {
+            continue;
+        };
+        let why = match link_target(target) {
+            Ok(()) => tree.follow(path, target, &mut steps)?,
+            Err(why) => Some(why),
+        };
+        refused.extend(why.map(|why| (path.clone(), why)));
+    }
+    Ok(refused)
+}
+
 /// The names in a path; those that change nothing are left out.
 fn names(path: &Path) -> impl DoubleEndedIterator<Item = &OsStr> {
     let parts = path.as_os_str().as_bytes().split(|byte| *byte == b'/');

@@ -1,33 +1,27 @@
-//! `kiln get`, `kiln list` and `kiln cancel`.
+//! `kiln get` and `kiln cancel`.
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use serde::Deserialize as _;
-use serde_json::{Value, json};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::value::RawValue;
 
 use super::Session;
-use crate::{
-    client::{
-        args::{Cancel, Get, List, Moment, Pair},
-        error::{ClientError, Exit},
-        screen::{BAD, FAINT, style_of, styled},
-        text::{age, span, table},
-        watch::{read_build, wait_for_end},
-        wire::{Build, BuildList},
-    },
-    domain::project::ProjectName,
+use crate::client::{
+    args::{BuildName, Cancel, Get},
+    error::{ClientError, Exit},
+    request::FOLDER,
+    screen::{BAD, FAINT, style_of, styled},
+    text::{age, harmless, span},
+    watch::{read_build, wait_for_end},
+    wire::Build,
 };
-
-/// Most builds that the service puts on a page.
-const PAGE: u32 = 200;
 
 /// `kiln get`.
 pub(in crate::client) async fn get(flags: Get) -> Result<Exit, ClientError> {
     let mut session = Session::open(&flags.common)?;
-    let id = flags.id.to_string();
+    let id = session.find(&flags.id).await?;
     let (build, document) = if flags.wait {
         wait_for_end(&session.api, &id).await?
     } else {
-        let document: Value = session.api.json(session.api.get(&["v1", "builds", &id])).await?;
+        let document: Box<RawValue> = session.api.json(session.api.get(&["v1", "builds", &id])).await?;
         (read_build(&session.api, &document)?, document)
     };
     if session.json {
@@ -110,137 +104,53 @@ fn described(build: &Build, now: DateTime<Utc>) -> String {
 }
 
 /// Where a build's source comes from, in a few words.
-fn source(build: &Build) -> String {
+pub(super) fn source(build: &Build) -> String {
     let source = &build.spec["source"];
     let text = |field: &str| source[field].as_str().filter(|text| !text.is_empty());
-    let kind = text("type").unwrap_or("?");
-    let place = text("url");
     let at = text("commit").or_else(|| text("ref")).map(|at| format!("#{at}"));
     let folder = text("subdir").map(|folder| format!(":{folder}"));
-    match place {
-        Some(place) => format!("{place}{}{}", at.unwrap_or_default(), folder.unwrap_or_default()),
-        None => kind.to_owned(),
+    let named = build.spec["annotations"][FOLDER].as_str().map(harmless);
+    match (text("url"), named, text("type")) {
+        (Some(place), ..) => format!("{place}{}{}", at.unwrap_or_default(), folder.unwrap_or_default()),
+        (None, Some(named), Some("upload")) => format!("{named} (folder)"),
+        (None, _, kind) => kind.unwrap_or("?").to_owned(),
     }
-}
-
-/// `kiln list`.
-pub(in crate::client) async fn list(flags: List) -> Result<Exit, ClientError> {
-    let mut session = Session::open(&flags.common)?;
-    let now = Utc::now();
-    let query = query(&flags, session.settings.project.as_ref(), now);
-    let mut items = Vec::new();
-    let mut cursor: Option<String> = None;
-    let mut left = flags.limit;
-    while left > 0 {
-        let page = left.min(PAGE);
-        let request = session
-            .api
-            .get(&["v1", "builds"])
-            .query(&query)
-            .query(&[("limit", page)]);
-        let request = match &cursor {
-            Some(cursor) => request.query(&[("cursor", cursor)]),
-            None => request,
-        };
-        let answer: BuildList = session.api.json(request).await?;
-        left -= u32::try_from(answer.items.len()).unwrap_or(page).min(left);
-        items.extend(answer.items);
-        cursor = answer.next;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    if session.json {
-        session.document(&json!({"items": items, "next": cursor}))?;
-        return Ok(Exit::Success);
-    }
-    let builds = items.iter().map(|item| read_build(&session.api, item));
-    let builds: Vec<Build> = builds.collect::<Result<_, _>>()?;
-    if builds.is_empty() {
-        session.screen.say("kiln: no builds")?;
-        return Ok(Exit::Success);
-    }
-    let rows = builds.iter().map(|build| row(build, now)).collect();
-    session
-        .screen
-        .print(&table(&["BUILD", "STATE", "AGE", "TOOK", "SOURCE", "IMAGE"], rows))?;
-    if cursor.is_some() {
-        session
-            .screen
-            .say(&styled(FAINT, "kiln: there are more; --limit shows them"))?;
-    }
-    Ok(Exit::Success)
-}
-
-/// The filters.
-fn query(flags: &List, project: Option<&ProjectName>, now: DateTime<Utc>) -> Vec<(&'static str, String)> {
-    let since = flags.since.map(|since| match since {
-        Moment::At(time) => time,
-        Moment::Ago(ago) => TimeDelta::from_std(ago)
-            .ok()
-            .and_then(|ago| now.checked_sub_signed(ago))
-            .unwrap_or(DateTime::UNIX_EPOCH),
-    });
-    let single = [
-        ("project", project.map(ToString::to_string)),
-        ("ref", flags.reference.clone()),
-        ("image", flags.image.clone()),
-        (
-            "created_after",
-            since.map(|since| since.to_rfc3339_opts(SecondsFormat::Micros, true)),
-        ),
-    ];
-    let labels = flags
-        .labels
-        .iter()
-        .map(|Pair(name, value)| ("label", format!("{name}={value}")));
-    let single = single.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    let states = flags.states.iter().map(|state| ("state", state.clone()));
-    single.chain(states).chain(labels).collect()
-}
-
-fn row(build: &Build, now: DateTime<Utc>) -> Vec<String> {
-    let took = match (build.started_at, build.finished_at) {
-        (Some(started), Some(finished)) => span(finished - started),
-        (Some(started), None) => span(now - started),
-        _ => "-".to_owned(),
-    };
-    let state = match &build.failure {
-        Some(failure) => format!("{} ({})", build.state, failure.code),
-        None => build.state.clone(),
-    };
-    vec![
-        build.id.to_string(),
-        styled(style_of(&build.state), &state),
-        age(build.created_at, now),
-        took,
-        source(build),
-        build.images.first().cloned().unwrap_or_else(|| "-".to_owned()),
-    ]
 }
 
 /// `kiln cancel`.
 pub(in crate::client) async fn cancel(flags: Cancel) -> Result<Exit, ClientError> {
     let mut session = Session::open(&flags.common)?;
     let mut first = None;
-    for id in flags.ids {
-        let id = id.to_string();
-        let request = session.api.post(&["v1", "builds", &id, "cancel"]);
-        match session.api.json::<Value>(request).await {
-            Ok(document) if session.json => session.document(&document)?,
-            Ok(document) => {
-                let state = String::deserialize(&document["state"]).unwrap_or_default();
-                session
-                    .screen
-                    .print(&format!("{id} {}\n", styled(style_of(&state), &state)))?;
-            }
+    for name in flags.ids {
+        let done = cancel_one(&mut session, &name).await;
+        match done {
+            Ok(()) => {}
             // The others are tried all the same.
-            Err(error @ ClientError::Problem(_)) => {
-                session.screen.say(&format!("kiln: {id}: {error}"))?;
+            Err(error @ (ClientError::Problem(_) | ClientError::Unknown(_) | ClientError::Usage(_))) => {
+                let named = match name {
+                    BuildName::Whole(id) => format!("{id}: "),
+                    // It is in the message.
+                    BuildName::Prefix(_) => String::new(),
+                };
+                session.screen.say(&format!("kiln: {named}{error}"))?;
                 first.get_or_insert(error.exit());
             }
             Err(error) => return Err(error),
         }
     }
     Ok(first.unwrap_or(Exit::Success))
+}
+
+async fn cancel_one(session: &mut Session, name: &BuildName) -> Result<(), ClientError> {
+    let id = session.find(name).await?;
+    let request = session.api.post(&["v1", "builds", &id, "cancel"]);
+    let document: Box<RawValue> = session.api.json(request).await?;
+    if session.json {
+        return session.document(&document);
+    }
+    let state = read_build(&session.api, &document)?.state;
+    session
+        .screen
+        .print(&format!("{id} {}\n", styled(style_of(&state), &state)))?;
+    Ok(())
 }

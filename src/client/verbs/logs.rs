@@ -2,7 +2,7 @@
 
 use futures::StreamExt as _;
 use reqwest::header;
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::Session;
 use crate::client::{
@@ -21,7 +21,7 @@ const TRIES: u32 = 5;
 /// `kiln logs`.
 pub(in crate::client) async fn logs(flags: Logs) -> Result<Exit, ClientError> {
     let mut session = Session::open(&flags.common)?;
-    let id = flags.id.to_string();
+    let id = session.find(&flags.id).await?;
     if !flags.follow {
         let mut position = flags.from;
         return read(&mut session, &id, flags.step.as_deref(), &mut position).await;
@@ -92,11 +92,14 @@ async fn read_on(session: &mut Session, id: &str, step: Option<&str>, position: 
 }
 
 fn one(session: &mut Session, line: &[u8], position: &mut i64) -> Result<(), ClientError> {
-    let data: Option<Value> = serde_json::from_slice(line).ok();
-    let kind = data
-        .as_ref()
-        .and_then(|data| Some(data.get("event")?.as_str()?.to_owned()));
-    let entry = kind.zip(data).and_then(|(kind, data)| Entry::read(&kind, data));
+    #[derive(Deserialize)]
+    struct Kind {
+        event: String,
+    }
+    let entry = std::str::from_utf8(line).ok().and_then(|line| {
+        let Kind { event } = serde_json::from_str(line).ok()?;
+        Entry::read(&event, line)
+    });
     let Some(entry) = entry else {
         return Err(ClientError::NotKiln {
             url: session.api.url().clone(),
@@ -108,7 +111,7 @@ fn one(session: &mut Session, line: &[u8], position: &mut i64) -> Result<(), Cli
     }
     *position = entry.seq;
     if session.json {
-        session.document(&entry.data)
+        Ok(session.screen.print(&format!("{}\n", entry.data))?)
     } else {
         Ok(session.screen.show(&entry)?)
     }

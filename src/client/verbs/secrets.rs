@@ -10,13 +10,13 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::Utc;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::Session;
 use crate::client::{
     args::{Common, SecretDelete, SecretKind, SecretSet},
     error::{ClientError, Exit},
-    text::{age, table},
+    text::{age, table, width},
     wire::{Items, Secret},
 };
 
@@ -28,7 +28,7 @@ pub(in crate::client) async fn set(flags: SecretSet) -> Result<Exit, ClientError
     let request = session
         .api
         .request(Method::PUT, &["v1", "projects", &project, "secrets", &flags.name]);
-    let document: Value = session.api.json(request.json(&body)).await?;
+    let document: Box<RawValue> = session.api.json(request.json(&body)).await?;
     if session.json {
         session.document(&document)?;
     } else {
@@ -121,12 +121,12 @@ pub(in crate::client) async fn list(common: &Common) -> Result<Exit, ClientError
     let mut session = Session::open(common)?;
     let project = session.api.project(&session.settings).await?;
     let request = session.api.get(&["v1", "projects", &project, "secrets"]);
-    let document: Value = session.api.json(request).await?;
+    let document: Box<RawValue> = session.api.json(request).await?;
     if session.json {
         session.document(&document)?;
         return Ok(Exit::Success);
     }
-    let secrets: Items<Secret> = serde_json::from_value(document).map_err(|error| ClientError::NotKiln {
+    let secrets: Items<Secret> = serde_json::from_str(document.get()).map_err(|error| ClientError::NotKiln {
         url: session.api.url().clone(),
         what: error.to_string(),
     })?;
@@ -139,7 +139,7 @@ pub(in crate::client) async fn list(common: &Common) -> Result<Exit, ClientError
         let registry = secret.registry.unwrap_or_else(|| "-".to_owned());
         vec![secret.name, secret.kind, registry, age(secret.updated_at, now)]
     });
-    let text = table(&["NAME", "KIND", "REGISTRY", "SET"], rows.collect());
+    let text = table(&["NAME", "KIND", "REGISTRY", "SET"], rows.collect(), width());
     session.screen.print(&text)?;
     Ok(Exit::Success)
 }

@@ -1,14 +1,14 @@
 //! `kiln token …` by the API.
 
 use chrono::{TimeDelta, Utc};
-use serde_json::{Value, json};
+use serde_json::{json, value::RawValue};
 
 use super::Session;
 use crate::client::{
     args::{Common, TokenDelete, TokenRequest},
     error::{ClientError, Exit},
-    text::{age, table},
-    wire::{Items, Token},
+    text::{age, table, width},
+    wire::{Items, NewToken, Token},
 };
 
 /// `kiln token create --api`: prints the token and nothing else, so that scripts can take it.
@@ -20,21 +20,28 @@ pub(in crate::client) async fn create(common: &Common, request: TokenRequest) ->
         .map(|days| Utc::now() + TimeDelta::days(days.into()));
     let body = json!({"name": request.name, "scopes": request.scopes, "expires_at": expires_at});
     let call = session.api.post(&["v1", "projects", &project, "tokens"]).json(&body);
-    let document: Value = session.api.json(call).await?;
+    let document: Box<RawValue> = session.api.json(call).await?;
     if session.json {
         session.document(&document)?;
     } else {
-        let token = document["token"].as_str().unwrap_or_default();
-        session.screen.print(&format!("{token}\n"))?;
+        let made: NewToken = serde_json::from_str(document.get()).map_err(|error| not_kiln(&session, &error))?;
+        session.screen.print(&format!("{}\n", made.token))?;
     }
     Ok(Exit::Success)
+}
+
+fn not_kiln(session: &Session, error: &serde_json::Error) -> ClientError {
+    ClientError::NotKiln {
+        url: session.api.url().clone(),
+        what: error.to_string(),
+    }
 }
 
 /// `kiln token list`.
 pub(in crate::client) async fn list(common: &Common) -> Result<Exit, ClientError> {
     let mut session = Session::open(common)?;
     let project = session.api.project(&session.settings).await?;
-    let document: Value = session
+    let document: Box<RawValue> = session
         .api
         .json(session.api.get(&["v1", "projects", &project, "tokens"]))
         .await?;
@@ -42,10 +49,7 @@ pub(in crate::client) async fn list(common: &Common) -> Result<Exit, ClientError
         session.document(&document)?;
         return Ok(Exit::Success);
     }
-    let tokens: Items<Token> = serde_json::from_value(document).map_err(|error| ClientError::NotKiln {
-        url: session.api.url().clone(),
-        what: error.to_string(),
-    })?;
+    let tokens: Items<Token> = serde_json::from_str(document.get()).map_err(|error| not_kiln(&session, &error))?;
     let now = Utc::now();
     let rows = tokens.items.into_iter().map(|token| {
         let expires = match token.expires_at {
@@ -61,7 +65,7 @@ pub(in crate::client) async fn list(common: &Common) -> Result<Exit, ClientError
             expires,
         ]
     });
-    let text = table(&["ID", "NAME", "SCOPES", "AGE", "EXPIRES"], rows.collect());
+    let text = table(&["ID", "NAME", "SCOPES", "AGE", "EXPIRES"], rows.collect(), width());
     session.screen.print(&text)?;
     Ok(Exit::Success)
 }
