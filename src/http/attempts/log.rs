@@ -6,7 +6,7 @@ use std::{io, io::Read as _, str::FromStr};
 
 use axum::{
     Json,
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody as _},
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, header},
 };
@@ -99,7 +99,7 @@ pub(in crate::http) async fn push(
     let pushes = &app.pushes;
     let counted = async {
         let packed = Encoding::of(request.headers())?;
-        let _memory = pushes.admit(declared_length(request.headers())).await?;
+        let _memory = pushes.admit(request.body().size_hint().exact()).await?;
         let body = read(request.into_body()).await?;
         let bytes = unpack(packed, body)?;
         let told = pushes.logs().push(attempt, step, offset, &bytes).await;
@@ -145,10 +145,6 @@ impl Encoding {
             Some(_) => Err(ApiError::UnsupportedEncoding),
         }
     }
-}
-
-fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 async fn read(body: Body) -> Result<Bytes, ApiError> {

@@ -527,3 +527,42 @@ async fn a_step_that_begins_ends_the_one_before_it(pool: PgPool) {
     );
     app.stop().await;
 }
+
+#[sqlx::test]
+async fn pushes_wait_for_memory_and_come_again(pool: PgPool) {
+    let limits = LogLimits {
+        // The least that lets a push through at all.
+        max_push_memory: MemoryBytes(1),
+        ..LogLimits::default()
+    };
+    let app = TestApp::start_limited(&pool, limits, |_| {}).await;
+    let (_hand, agent) = begin(&app).await;
+    let all = lines(1..=2);
+    let (first, second) = all.split_at(lines(1..=1).len());
+    // A body whose length nobody knows is taken for the largest.
+    let (body, source) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+    body.send(Ok(first.to_vec())).await.expect("open");
+    let source = futures::stream::unfold(source, |mut source| async { Some((source.recv().await?, source)) });
+    let slow = agent
+        .request(&app, "?step=build&offset=0")
+        .body(reqwest::Body::wrap_stream(source));
+    let slow = tokio::spawn(Answer::of(slow));
+    let refused = soon("the slow one is in hand", async {
+        loop {
+            let answer = agent.send(&app, StepName::Build, 0, first).await;
+            if answer.status != StatusCode::OK {
+                return answer;
+            }
+        }
+    })
+    .await;
+    refused.problem(503, "log_busy");
+    assert_eq!(refused.header("retry-after"), "1");
+    // A sign of life needs none.
+    assert_eq!(agent.send(&app, StepName::Build, 0, b"").await.status, StatusCode::OK);
+    body.send(Ok(second.to_vec())).await.expect("open");
+    drop(body);
+    assert_eq!(held(&slow.await.expect("no panic")), all.len());
+    assert_eq!(text(&app, &agent).await, printed(1..=2));
+    app.stop().await;
+}
