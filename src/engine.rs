@@ -6,6 +6,7 @@
 mod config;
 mod dispatcher;
 mod driver;
+pub mod keeper;
 mod log_pump;
 pub mod metrics;
 mod sweeper;

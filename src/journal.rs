@@ -3,6 +3,7 @@
 //! A write is durable before anybody hears of it. Readers are woken by [`signals`] and read from Postgres; a slow
 //! reader costs itself only, and a lost wake-up costs a moment.
 
+pub mod archive;
 mod changes;
 mod heads;
 mod history;

@@ -56,7 +56,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let _traces = telemetry::init(&config.log, &config.telemetry, runtime.handle())?;
     runtime.block_on(async {
         match cli.command {
-            Command::Serve(flags) => commands::serve(config, &flags).await?,
+            Command::Serve(flags) => Box::pin(commands::serve(config, &flags)).await?,
             Command::Dev(flags) => Box::pin(dev::dev(config, &flags)).await?,
             Command::Migrate(flags) => commands::migrate(&config, &flags).await?,
             Command::Secrets(SecretsCommand::Rotate) => println!("{}", commands::rotate_secrets(&config).await?),

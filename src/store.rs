@@ -5,6 +5,7 @@
 //! in its WHERE and touches one row or fails. And whatever a build's journal gains is numbered under the lock of the
 //! build's row, in the same statement that made it happen.
 
+pub mod archives;
 pub mod attempt_keys;
 pub mod builds;
 pub mod changes;
@@ -13,8 +14,10 @@ pub mod journal;
 pub mod leases;
 pub mod listing;
 pub mod notify;
+pub mod partitions;
 pub mod projects;
 pub mod queue;
+pub mod retention;
 mod rows;
 pub mod secrets;
 pub mod tickets;
@@ -70,9 +73,13 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::Protocol(_) => true,
             // Classes of SQLSTATE: 08 connection, 53 resources, 57 operator intervention (shutdown), 40 rollback
             // (deadlock), and 25006 while a primary is being replaced.
-            sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+            sqlx::Error::Database(database) => {
+                database.code().is_some_and(|code| {
                 ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)) || code == "25006"
-            }),
+            })
+            // A partition was made for the row while it was on its way to the default one.
+            || database.table() == Some("journal_default")
+            }
             _ => false,
         };
         if unavailable {

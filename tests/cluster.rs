@@ -3,6 +3,7 @@
 //! and a database of its own, so that tests run side by side.
 
 mod cluster {
+    mod archive;
     mod cache;
     mod conformance;
     mod credentials;

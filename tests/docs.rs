@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use chrono::{TimeDelta, Utc};
 use clap::CommandFactory as _;
 use kiln::{
     app::cli::Cli,
@@ -14,19 +13,14 @@ use kiln::{
     domain::{
         event::{LogStream, StepName, StepPhase},
         failure::FailureCode,
-        id::BuildId,
-        project::{ProjectName, Scope},
-        spec::{Limits, request::BuildRequest},
+        project::Scope,
         state::StateName,
     },
     engine, http,
-    store::builds::{self, IdempotencyKey, NewBuild},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use reqwest::StatusCode;
-use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, PgPool};
-use uuid::Uuid;
+use serde_json::Value;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -320,59 +314,6 @@ fn quoted_messages_exist() {
         }
     }
     assert!(quoted > 15, "only {quoted} messages are quoted");
-}
-
-/// The only fenced block of this language.
-fn block(document: &str, language: &str) -> String {
-    let blocks: Vec<_> = document.split(&format!("```{language}\n")).skip(1).collect();
-    assert_eq!(blocks.len(), 1, "blocks of {language}");
-    blocks[0].split("```").next().expect("an end").to_owned()
-}
-
-#[sqlx::test]
-async fn deleting_by_hand_takes_old_builds_whole_and_leaves_the_others(pool: PgPool) {
-    let now = Utc::now();
-    let document = json!({"source": {"type": "inline", "files": {"Dockerfile": "FROM scratch"}}, "push": false});
-    let project: ProjectName = "default".parse().expect("a name");
-    let mut ids = Vec::new();
-    for (key, finished_at) in [
-        ("old", Some(now - TimeDelta::days(91))),
-        ("young", Some(now - TimeDelta::days(89))),
-        ("queued", None),
-    ] {
-        let request = BuildRequest::read(&document, &Limits::default()).expect("accepted");
-        let new = NewBuild {
-            id: BuildId::new(),
-            project: project.clone(),
-            spec: request.spec,
-            created_at: now,
-            retry: None,
-            trace: None,
-        };
-        let key = IdempotencyKey {
-            key: key.to_owned(),
-            body_hash: [0; 32],
-        };
-        let id = new.id;
-        builds::create(&pool, new, Some(key)).await.expect("stores");
-        if let Some(finished_at) = finished_at {
-            builds::cancel(&pool, id, finished_at).await.expect("stores");
-        }
-        ids.push(id.0);
-    }
-    sqlx::raw_sql(AssertSqlSafe(block(&read("docs/operations.md"), "sql")))
-        .execute(&pool)
-        .await
-        .expect("runs");
-    for table in ["builds", "journal", "idempotency_keys"] {
-        let column = if table == "builds" { "id" } else { "build_id" };
-        let statement = format!("SELECT DISTINCT {column} FROM {table} ORDER BY 1");
-        let kept: Vec<Uuid> = sqlx::query_scalar(AssertSqlSafe(statement))
-            .fetch_all(&pool)
-            .await
-            .expect("reads");
-        assert_eq!(kept, ids[1..], "{table}");
-    }
 }
 
 #[test]

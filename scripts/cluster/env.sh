@@ -34,6 +34,7 @@ if [[ ${KILN_TEST_CLUSTER:-own} == own ]]; then
     KILN_TEST_BASE_IMAGE=$BASE_IMAGE
     KILN_TEST_BUSYBOX_IMAGE=$BUSYBOX_IMAGE
     KILN_TEST_POSTGRES_IMAGE=$POSTGRES_IMAGE
+    KILN_TEST_S3_SERVER=$BIN/versitygw
     KILN_TEST_AGENT_BINARY=$DIR/kiln-agent
     KILN_TEST_AGENT_IMAGE=$(cat "$DIR/agent-image" 2>/dev/null || true)
 fi

@@ -71,6 +71,7 @@ kubelets() {
 echo "Kiln's test cluster ($DIR)"
 step "packages" "$HERE/packages.sh"
 step "binaries (5 minutes when cold)" "$HERE/build.sh" kubernetes
+step "S3 server (2 minutes when cold)" "$HERE/s3.sh"
 step "what is left of an earlier one" env KILN_CLUSTER_LOCKED=1 "$HERE/down.sh"
 step "network" "$HERE/network.sh"
 step "registries and git server" "$HERE/servers.sh"

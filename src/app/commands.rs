@@ -131,7 +131,7 @@ pub async fn serve(config: Config, flags: &Serve) -> Result<(), CommandError> {
         asked.await;
         on_signal.cancel();
     });
-    let service = Service::new(config.clone(), pool, config.secrets.keyring()?, shutdown.clone());
+    let service = Service::new(config.clone(), pool, config.secrets.keyring()?, shutdown.clone())?;
     if !flags.roles.contains(&Role::Worker) {
         return finish(service, flags).await;
     }

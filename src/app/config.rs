@@ -14,7 +14,7 @@ use crate::{
         secret::SecretText,
         spec::{Builder, Limits},
     },
-    engine,
+    engine::{self, keeper::Retention},
     http::{Cors, UploadConfig},
     journal::LogLimits,
     runner::{kubernetes, local, registry::Registry},
@@ -52,6 +52,10 @@ pub struct Config {
     pub logs: LogLimits,
     /// Limits and timers of the engine.
     pub engine: engine::Config,
+    /// Where journals of finished builds are moved to.
+    pub archive: Archive,
+    /// How long things are kept.
+    pub retention: Retention,
     /// Where traces go.
     pub telemetry: Telemetry,
     /// What is written to standard error.
@@ -75,6 +79,8 @@ impl Default for Config {
             uploads: UploadConfig::default(),
             logs: LogLimits::default(),
             engine: engine::Config::default(),
+            archive: Archive::default(),
+            retention: Retention::default(),
             telemetry: Telemetry::default(),
             log: Log::default(),
         }
@@ -129,6 +135,26 @@ pub enum RunnerKind {
     Kubernetes,
     /// As processes of this host. For trying Kiln, and for its tests.
     Local,
+}
+
+/// Where journals of finished builds are moved to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Archive {
+    /// `file:///folder`, `s3://bucket/folder`, `gs://bucket/folder` or `az://container/folder`; they stay in the
+    /// database when absent.
+    pub url: Option<Url>,
+    /// How long a build is over before its journal is moved.
+    pub after_seconds: u32,
+}
+
+impl Default for Archive {
+    fn default() -> Self {
+        Self {
+            url: None,
+            after_seconds: 3600,
+        }
+    }
 }
 
 /// Where traces go.
@@ -309,6 +335,21 @@ impl Config {
             || uploads.max_concurrent_per_project == 0
         {
             return invalid("`[uploads]`: limits must be at least 1".to_owned());
+        }
+        if let Some(url) = &self.archive.url
+            && !matches!(url.scheme(), "file" | "s3" | "gs" | "az")
+        {
+            return invalid("`archive.url` must begin with file://, s3://, gs:// or az://".to_owned());
+        }
+        let kept = &self.retention;
+        if [
+            kept.builds_days,
+            Some(kept.deleted_builds_days),
+            Some(kept.changes_days),
+        ]
+        .contains(&Some(0))
+        {
+            return invalid("`[retention]`: at least 1 day".to_owned());
         }
         if let Some(url) = &self.telemetry.otlp_endpoint
             && !matches!(url.scheme(), "http" | "https")

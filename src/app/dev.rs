@@ -14,6 +14,7 @@ use std::{
 use nix::unistd::geteuid;
 use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use self::{guide::Guide, sample::Sample};
 use super::{
@@ -116,6 +117,12 @@ pub async fn dev(config: Config, flags: &Dev) -> Result<(), DevError> {
     outcome
 }
 
+/// The folder that finished journals go to.
+fn archive_url(data: &Path) -> Option<Url> {
+    let folder = std::path::absolute(data.join("archive")).ok()?;
+    Url::from_directory_path(folder).ok()
+}
+
 fn default_data() -> PathBuf {
     if geteuid().is_root() { ROOT_DATA } else { USER_DATA }.into()
 }
@@ -144,6 +151,9 @@ async fn serve(
     config.runner = RunnerKind::Local;
     config.engine.max_live_builds = config.engine.max_live_builds.min(processors.max(2));
 
+    if config.archive.url.is_none() {
+        config.archive.url = archive_url(data);
+    }
     let pool = open_database(&config)?;
     store::migrate(&pool).await?;
     let token = token::ensure(&pool, data).await?;
@@ -159,7 +169,7 @@ async fn serve(
     };
     let runner = LocalRunner::start(&local, config.registry.clone())?;
     let shutdown = CancellationToken::new();
-    let service = Service::new(config, pool.clone(), keyring, shutdown.clone());
+    let service = Service::new(config, pool.clone(), keyring, shutdown.clone())?;
     let (service, context) = service.with_worker(runner.clone(), worker_name())?;
     // It can write to the journal, which is closed once nobody can.
     drop(context);

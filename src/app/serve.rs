@@ -23,9 +23,15 @@ use tokio_util::sync::CancellationToken;
 use super::config::{Config, RunnerKind};
 use crate::{
     domain::clock::{Clock, SystemClock},
-    engine::{self, Context, ServiceAccess},
+    engine::{
+        self, Context, ServiceAccess,
+        keeper::{self, Keeper},
+    },
     http,
-    journal::{History, Logs, Signals, Writer},
+    journal::{
+        History, Logs, Signals, Writer,
+        archive::{Archive, ArchiveError},
+    },
     runner::{Readiness, Runner, verify::Verifier},
     store::{self, attempt_keys::AttemptKeys, secrets::seal::Keyring},
 };
@@ -55,6 +61,9 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
+    /// The archive can't be used.
+    #[error("{0}")]
+    Archive(#[from] ArchiveError),
     /// The client for registries can't be made.
     #[error("the client for registries can't be made")]
     Registries(#[source] reqwest::Error),
@@ -85,6 +94,7 @@ pub struct Service {
     metrics: Registry,
     signals: Signals,
     logs: Logs,
+    archive: Option<Archive>,
     access: ServiceAccess,
     cluster: Option<watch::Receiver<Result<(), String>>>,
     /// What does the work; ends when told to shut down.
@@ -97,7 +107,13 @@ pub struct Service {
 
 impl Service {
     /// Prepares a process; nothing is served yet.
-    pub fn new(config: Config, pool: PgPool, keyring: Keyring, shutdown: CancellationToken) -> Self {
+    pub fn new(
+        config: Config,
+        pool: PgPool,
+        keyring: Keyring,
+        shutdown: CancellationToken,
+    ) -> Result<Self, ServeError> {
+        let archive = config.archive.url.as_ref().map(Archive::open).transpose()?;
         let (signals, exchange) = Signals::new(pool.clone());
         let mut metrics = Registry::default();
         let journal = crate::journal::metrics::Metrics::register(&mut metrics);
@@ -112,10 +128,11 @@ impl Service {
         let mut back = JoinSet::new();
         back.spawn(named("exchange of news between replicas", exchange.run(last.clone())));
         back.spawn(named("journal writer", flusher.run(last.clone())));
-        Self {
+        Ok(Self {
             config,
             pool,
             keyring,
+            archive,
             clock,
             metrics,
             signals,
@@ -126,7 +143,7 @@ impl Service {
             shutdown,
             back,
             last,
-        }
+        })
     }
 
     /// Adds a worker that carries out builds with this runner.
@@ -152,6 +169,16 @@ impl Service {
         }));
         let worker = engine::run(Arc::clone(&context), name, self.shutdown.clone());
         self.front.spawn(named("worker", worker));
+        let keeper = Keeper {
+            pool: self.pool.clone(),
+            archive: self.archive.clone(),
+            archive_after_seconds: self.config.archive.after_seconds,
+            retention: self.config.retention.clone(),
+            interval_seconds: self.config.engine.sweep_interval_seconds,
+            metrics: keeper::Metrics::register(&mut self.metrics),
+        };
+        self.front
+            .spawn(named("keeper of history", keeper.run(self.shutdown.clone())));
         Ok((self, context))
     }
 
@@ -172,7 +199,7 @@ impl Service {
         let pushes = http::Pushes::new(self.logs.clone(), http::PushMetrics::register(&mut self.metrics));
         let app = http::App {
             pool: self.pool.clone(),
-            history: History::new(self.pool.clone()),
+            history: History::new(self.pool.clone()).with_archive(self.archive.clone()),
             signals: self.signals.clone(),
             limits: Arc::new(self.config.limits.clone()),
             uploads: Arc::new(http::Uploads::new(self.config.uploads.clone(), reachable)),

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     domain::{
         build::Build,
+        id::BuildId,
         project::{ProjectName, Scope},
         spec::reader::{Object, Reported},
     },
@@ -75,10 +76,15 @@ impl Caller {
     }
 
     /// The build, if the caller may know of it.
-    pub(super) fn own(&self, build: Option<Build>) -> Result<Build, ApiError> {
-        build
-            .filter(|build| self.sees(&build.project))
-            .ok_or(ApiError::NotFound(Missing::Build))
+    pub(super) async fn build(&self, app: &App, id: BuildId) -> Result<Build, ApiError> {
+        match store::builds::get(&app.pool, id).await? {
+            Some(build) if self.sees(&build.project) => Ok(build),
+            Some(_) => Err(ApiError::NotFound(Missing::Build)),
+            None => Err(match store::retention::deleted_build(&app.pool, id).await? {
+                Some(deleted) if self.sees(&deleted.project) => ApiError::BuildDeleted(deleted.deleted_at),
+                _ => ApiError::NotFound(Missing::Build),
+            }),
+        }
     }
 }
 
@@ -160,7 +166,7 @@ impl FromRequestParts<App> for StreamableBuild {
 async fn readable(parts: &mut Parts, app: &App, caller: &Caller) -> Result<Build, ApiError> {
     caller.require(Scope::BuildsRead)?;
     let BuildPath(id) = BuildPath::from_request_parts(parts, app).await?;
-    caller.own(store::builds::get(&app.pool, id).await?)
+    caller.build(app, id).await
 }
 
 /// Marks the parameter `ticket` as known; [`StreamCaller`] reads it.

@@ -6,6 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use chrono::{DateTime, Utc};
 use kiln_agent::archive;
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
         spec::reader::FieldError,
         state::{IllegalTransition, StateName},
     },
-    journal::ReadError,
+    journal::{ReadError, archive::ArchiveError},
     store::{self, secrets::seal::SealError},
 };
 
@@ -133,6 +134,9 @@ pub(super) enum ApiError {
     /// The build isn't over.
     #[error("the build isn't over: {0}")]
     BuildNotFinished(StateName),
+    /// The build was deleted then, because it had been kept for long enough.
+    #[error("the build was deleted")]
+    BuildDeleted(DateTime<Utc>),
     /// There is a project of that name.
     #[error("the project exists")]
     ProjectExists,
@@ -142,6 +146,9 @@ pub(super) enum ApiError {
     /// The database.
     #[error("the database failed")]
     Store(#[from] store::Error),
+    /// The archive of journals.
+    #[error("the archive failed")]
+    Archive(#[source] ArchiveError),
     /// A metric couldn't be encoded.
     #[error("the metrics couldn't be encoded")]
     Metrics(#[from] std::fmt::Error),
@@ -186,6 +193,7 @@ impl From<ReadError> for ApiError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Store(error) => Self::Store(error),
+            ReadError::Archive(error) => Self::Archive(error),
         }
     }
 }

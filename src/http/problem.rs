@@ -10,6 +10,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use chrono::SecondsFormat;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::{
     domain::spec::reader::FieldError,
+    journal::archive::ArchiveError,
     store::{self, secrets::seal::SealError},
 };
 
@@ -428,6 +430,15 @@ fn answer(error: &ApiError) -> Answer {
             "The build is not over",
             format!("the build is {state}; wait for its end, or cancel it, before it is built again"),
         ),
+        ApiError::BuildDeleted(deleted_at) => Answer::new(
+            S::GONE,
+            "build_deleted",
+            "The build was deleted",
+            format!(
+                "builds and their logs are kept for a limited time after their end; this one was deleted at {}",
+                deleted_at.to_rfc3339_opts(SecondsFormat::Secs, true),
+            ),
+        ),
         ApiError::ProjectExists => Answer::new(
             S::CONFLICT,
             "project_exists",
@@ -441,6 +452,24 @@ fn answer(error: &ApiError) -> Answer {
             "send the request again in a moment; with an Idempotency-Key it is safe to repeat a POST",
         )
         .header(header::RETRY_AFTER, HeaderValue::from_static("2")),
+        ApiError::Archive(
+            ArchiveError::NotConfigured
+            | ArchiveError::Unavailable(_)
+            | ArchiveError::Slow
+            | ArchiveError::Address(_),
+        ) => Answer::new(
+            S::SERVICE_UNAVAILABLE,
+            "archive_unavailable",
+            "The archive can't be reached",
+            "logs of builds that ended a while ago are in an archive that gives none at present: send the request again later",
+        )
+        .header(header::RETRY_AFTER, HeaderValue::from_static("30")),
+        ApiError::Archive(ArchiveError::Damaged { .. }) => Answer::new(
+            S::INTERNAL_SERVER_ERROR,
+            "log_damaged",
+            "The log can't be read any more",
+            "what the archive holds of this log isn't what was written; tell the service's operator the request_id",
+        ),
         ApiError::Store(store::Error::Conflict) => Answer::new(
             S::CONFLICT,
             "conflict",

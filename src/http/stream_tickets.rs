@@ -22,7 +22,7 @@ use crate::{
         project::{ProjectName, Scope},
         spec::reader::{Errors, FieldError, Object},
     },
-    store::{builds, tickets, tickets::Streams},
+    store::{tickets, tickets::Streams},
 };
 
 /// How long a ticket opens streams. It ends up in addresses, which proxies write down; a stream that is open stays so.
@@ -71,7 +71,7 @@ pub(super) async fn create(
     caller.require(Scope::BuildsRead)?;
     let (streams, missing) = match read(&document).map_err(ApiError::InvalidBody)? {
         (Some(id), _) => {
-            caller.own(builds::get(&app.pool, id).await?)?;
+            caller.build(&app, id).await?;
             (Streams::Build(id), Missing::Build)
         }
         (None, Some(project)) => {

@@ -45,6 +45,9 @@ impl Reader {
         let Some(progress) = store::builds::progress(history.pool(), build).await? else {
             return Ok(None);
         };
+        if progress.archived && after < progress.head {
+            history.check(build).await?;
+        }
         let reader = Self {
             history: history.clone(),
             signals: signals.clone(),

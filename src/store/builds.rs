@@ -290,11 +290,13 @@ pub struct Progress {
     pub state: StateName,
     /// Sequence number of the last entry.
     pub head: i64,
+    /// Whether the journal is in the archive.
+    pub archived: bool,
 }
 
 /// How far a build is.
 pub async fn progress(pool: &PgPool, id: BuildId) -> Result<Option<Progress>, Error> {
-    let row = sqlx::query!("SELECT state, journal_head FROM builds WHERE id = $1", id.0)
+    let row = sqlx::query!("SELECT state, journal_head, archived FROM builds WHERE id = $1", id.0)
         .fetch_optional(pool)
         .await?;
     row.map(|row| {
@@ -305,6 +307,7 @@ pub async fn progress(pool: &PgPool, id: BuildId) -> Result<Option<Progress>, Er
         Ok(Progress {
             state: place.parse("state", &row.state)?,
             head: row.journal_head,
+            archived: row.archived,
         })
     })
     .transpose()

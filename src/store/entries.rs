@@ -1,5 +1,7 @@
 //! How journal entries are packed into rows: one JSON object a line, compressed when that pays.
 
+use std::borrow::Cow;
+
 use crate::domain::event::Event;
 
 /// Below this size compression costs more than it saves.
@@ -71,22 +73,20 @@ pub fn pack(events: &[Event]) -> Packed {
     }
 }
 
+/// A row's bytes without the compression: one JSON object a line.
+pub fn plain(codec: i16, body: &[u8]) -> Result<Cow<'_, [u8]>, UnpackError> {
+    match codec {
+        0 => Ok(body.into()),
+        1 => decompress(body).map(Cow::from).map_err(UnpackError::Codec),
+        other => Err(UnpackError::Codec(std::io::Error::other(format!(
+            "unknown codec {other}"
+        )))),
+    }
+}
+
 /// Reads a row's entries.
 pub fn unpack(codec: i16, body: &[u8]) -> Result<Vec<Event>, UnpackError> {
-    let decompressed;
-    let plain = match codec {
-        0 => body,
-        1 => {
-            decompressed = decompress(body).map_err(UnpackError::Codec)?;
-            &decompressed
-        }
-        other => {
-            return Err(UnpackError::Codec(std::io::Error::other(format!(
-                "unknown codec {other}"
-            ))));
-        }
-    };
-    plain
+    plain(codec, body)?
         .split(|&byte| byte == b'\n')
         .filter(|line| !line.is_empty())
         .map(|line| serde_json::from_slice(line).map_err(UnpackError::Json))

@@ -9,7 +9,7 @@ use sqlx::{PgConnection, PgPool};
 pub use self::cursor::{LogCursor, Sealed, StepCursor};
 use super::{
     Error, Lease,
-    entries::{Packed, unpack},
+    entries::{Packed, plain, unpack},
     rows::Place,
 };
 use crate::domain::{
@@ -305,18 +305,58 @@ pub async fn read(pool: &PgPool, build: BuildId, after: i64) -> Result<Page, Err
     .await?;
     let mut page = Vec::new();
     for row in rows {
-        let inconsistent = |problem: String| Error::Inconsistent {
-            table: "journal",
-            column: "body",
-            row: format!("{build}/{}", row.last_seq),
-            problem,
-        };
-        let events = unpack(row.codec, &row.body).map_err(|error| inconsistent(error.to_string()))?;
+        let events =
+            unpack(row.codec, &row.body).map_err(|error| inconsistent(build, row.last_seq, error.to_string()))?;
         let expected = row.last_seq - row.first_seq + 1;
         if i64::try_from(events.len()) != Ok(expected) {
-            return Err(inconsistent(format!("{} entries instead of {expected}", events.len())));
+            let problem = format!("{} entries instead of {expected}", events.len());
+            return Err(inconsistent(build, row.last_seq, problem));
         }
         page.extend((row.first_seq..).zip(events).filter(|(seq, _)| *seq > after));
     }
     Ok(page)
+}
+
+fn inconsistent(build: BuildId, last_seq: i64, problem: String) -> Error {
+    Error::Inconsistent {
+        table: "journal",
+        column: "body",
+        row: format!("{build}/{last_seq}"),
+        problem,
+    }
+}
+
+/// Entries as they are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Sequence number of the first entry.
+    pub first_seq: i64,
+    /// Sequence number of the last entry.
+    pub last_seq: i64,
+    /// One JSON object a line.
+    pub lines: Vec<u8>,
+}
+
+/// The rows with entries after `after`, as many as one page holds; empty when there are none.
+pub async fn rows(pool: &PgPool, build: BuildId, after: i64) -> Result<Vec<Row>, Error> {
+    let rows = sqlx::query!(
+        "SELECT first_seq, last_seq, codec, body FROM journal
+         WHERE build_id = $1 AND last_seq > $2 ORDER BY last_seq LIMIT $3",
+        build.0,
+        after,
+        PAGE_ROWS,
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let lines =
+                plain(row.codec, &row.body).map_err(|error| inconsistent(build, row.last_seq, error.to_string()))?;
+            Ok(Row {
+                first_seq: row.first_seq,
+                last_seq: row.last_seq,
+                lines: lines.into_owned(),
+            })
+        })
+        .collect()
 }

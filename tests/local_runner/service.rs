@@ -76,7 +76,8 @@ impl Kiln {
         // Fails when another test of this process was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let shutdown = CancellationToken::new();
-        let mut service = Service::new(config, pool.clone(), Keyring::default(), shutdown.clone());
+        let mut service = Service::new(config, pool.clone(), Keyring::default(), shutdown.clone())
+            .expect("nothing that could be missing");
         if let Some(runner) = &runner {
             let (with_worker, _context) = service
                 .with_worker(runner.clone(), "test".to_owned())

@@ -27,6 +27,7 @@ use crate::{
         (status = 202, description = "The build, cancelled or about to be", body = BuildView),
         (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The body has fields", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The build was deleted, because it had been kept for long enough", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The build is over", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -36,7 +37,7 @@ pub(in crate::http) async fn cancel(
     BuildPath(id): BuildPath,
     NoBody: NoBody,
 ) -> Result<(StatusCode, Json<BuildView>), ApiError> {
-    let before = caller.own(builds::get(&app.pool, id).await?)?;
+    let before = caller.build(&app, id).await?;
     caller.require(Scope::BuildsWrite)?;
     // Asking a second time, after it is done, isn't a mistake.
     let build = if before.state.name() == StateName::Cancelled {

@@ -47,6 +47,8 @@ impl Parameters for Params {
         (status = 200, description = "The events", content_type = "text/event-stream", body = String),
         (status = 204, description = "The build is over and all its events were sent before"),
         (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The build was deleted, because it had been kept for long enough", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The log is in an archive that can't be reached", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::http) async fn events(

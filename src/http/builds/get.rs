@@ -64,6 +64,7 @@ impl Parameters for Params {
         (status = 200, description = "The build", body = BuildView, headers(("ETag", description = "Changes with what is shown of the build"))),
         (status = 304, description = "Unchanged"),
         (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The build was deleted, because it had been kept for long enough", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::http) async fn get(

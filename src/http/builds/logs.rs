@@ -70,6 +70,8 @@ impl Parameters for Params {
         (status = 204, description = "text/event-stream: the build is over and all of it was sent before"),
         (status = 206, description = "The range of the text", content_type = "text/plain", body = String),
         (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The build was deleted, because it had been kept for long enough", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The log is in an archive that can't be reached", body = Problem, content_type = "application/problem+json"),
         (status = 406, description = "`Accept` allows none of the forms", body = Problem, content_type = "application/problem+json"),
         (status = 416, description = "The range lies outside of the text", body = Problem, content_type = "application/problem+json"),
     ),

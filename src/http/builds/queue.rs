@@ -95,6 +95,7 @@ struct Basis {
     responses(
         (status = 200, description = "What it waits for", body = QueueView),
         (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The build was deleted, because it had been kept for long enough", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::http) async fn queue(

@@ -7,7 +7,7 @@ use super::{accept, view::BuildView};
 use crate::{
     domain::{id::BuildId, project::Scope},
     http::{auth::Caller, body::NoBody, error::ApiError, path::BuildPath, problem::Problem, state::App, trace},
-    store::builds::{self, IdempotencyKey, NewBuild, Retry},
+    store::builds::{IdempotencyKey, NewBuild, Retry},
 };
 
 /// Build the same again.
@@ -26,6 +26,7 @@ use crate::{
         (status = 201, description = "The new build, queued", body = BuildView, headers(("Location", description = "The new build"))),
         (status = 200, description = "The key was used for the same request before: that build, with `Idempotency-Replayed: true`", body = BuildView),
         (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The build was deleted, because it had been kept for long enough", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The build is not over, or a request with the same key is being carried out", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "What the build needs is no longer there (a secret, an upload; `pointer` is its place in `spec`), the body has fields, or the key was used for another request", body = Problem, content_type = "application/problem+json"),
     ),
@@ -37,7 +38,7 @@ pub(in crate::http) async fn retry(
     headers: HeaderMap,
     NoBody: NoBody,
 ) -> Result<Response, ApiError> {
-    let old = caller.own(builds::get(&app.pool, id).await?)?;
+    let old = caller.build(&app, id).await?;
     caller.require(Scope::BuildsWrite)?;
     let key = accept::idempotency_key(&headers)?.map(|key| IdempotencyKey {
         key,

@@ -157,6 +157,13 @@ impl Api {
         response.text().await.expect("the whole log")
     }
 
+    /// `GET /v1/builds/{id}/logs` as text, whatever the answer; `None` for a body that is cut off.
+    pub(in crate::cluster) async fn try_logs(&self, id: &str) -> (StatusCode, Option<String>) {
+        let request = self.get_request(&format!("/v1/builds/{id}/logs"));
+        let response = request.header("accept", "text/plain").send().await.expect("an answer");
+        (response.status(), response.text().await.ok())
+    }
+
     /// `GET /readyz`: whether it can do its work, and what it says.
     pub(in crate::cluster) async fn ready(&self) -> (bool, Value) {
         let response = self.get_request("/readyz").send().await.expect("an answer");

@@ -151,20 +151,29 @@ impl Installation {
         replica
     }
 
+    /// Starts a replica with these variables in its environment and waits until it is ready.
+    pub(in crate::cluster) async fn start_with(&self, environment: Vec<(String, String)>) -> Arc<Replica> {
+        let kubeconfig = variable("KILN_TEST_KUBECONFIG");
+        let replica = self.start_as("api,worker", Path::new(&kubeconfig), environment).await;
+        replica.wait_until_ready().await;
+        replica
+    }
+
     /// Starts a replica with this kubeconfig; it needn't become ready.
     pub(in crate::cluster) async fn start_on(&self, kubeconfig: &Path) -> Arc<Replica> {
-        self.start_as("api,worker", kubeconfig).await
+        self.start_as("api,worker", kubeconfig, Vec::new()).await
     }
 
     /// Starts a replica that does only this.
     pub(in crate::cluster) async fn start_roles(&self, roles: &str) -> Arc<Replica> {
-        self.start_as(roles, Path::new(&variable("KILN_TEST_KUBECONFIG"))).await
+        let kubeconfig = variable("KILN_TEST_KUBECONFIG");
+        self.start_as(roles, Path::new(&kubeconfig), Vec::new()).await
     }
 
-    async fn start_as(&self, roles: &str, kubeconfig: &Path) -> Arc<Replica> {
+    async fn start_as(&self, roles: &str, kubeconfig: &Path, environment: Vec<(String, String)>) -> Arc<Replica> {
         let number = self.replicas().len();
         let log = self.folder.path().join(format!("replica-{number}.log"));
-        let replica = Replica::start(&self.config, roles, kubeconfig, log, &self.token).await;
+        let replica = Replica::start(&self.config, roles, kubeconfig, log, &self.token, environment).await;
         self.entrance.add(&replica.address);
         let replica = Arc::new(replica);
         self.replicas

@@ -31,8 +31,16 @@ pub(in crate::cluster) struct Replica {
 
 impl Replica {
     /// Starts a process and waits until its API listens. It needn't be ready.
-    pub(super) async fn start(config: &Path, roles: &str, kubeconfig: &Path, log: PathBuf, token: &str) -> Self {
+    pub(super) async fn start(
+        config: &Path,
+        roles: &str,
+        kubeconfig: &Path,
+        log: PathBuf,
+        token: &str,
+        environment: Vec<(String, String)>,
+    ) -> Self {
         let mut child = program(config)
+            .envs(environment)
             .env("KUBECONFIG", kubeconfig)
             .args(["serve", "--migrate", "--roles", roles])
             .stdin(Stdio::null())
