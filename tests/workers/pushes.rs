@@ -46,7 +46,11 @@ fn spool(lines: u64) -> Vec<u8> {
 }
 
 fn printed(lines: u64) -> String {
-    (1..=lines).fold(String::new(), |text, line| text + &format!("line {line}\n"))
+    text_of(1..=lines)
+}
+
+fn text_of(lines: impl Iterator<Item = u64>) -> String {
+    lines.fold(String::new(), |text, line| text + &format!("line {line}\n"))
 }
 
 /// A replica that takes pushes.
@@ -122,8 +126,8 @@ async fn running(pool: &PgPool, build: BuildId) -> AttemptId {
 async fn held(pool: &PgPool, attempt: AttemptId, line: u64) -> Option<LogVia> {
     eventually(&format!("line {line} is held"), || async {
         match store::journal::find(pool, attempt).await.expect("reads") {
-            Found::Live(live) => {
-                let step = live.standing.cursor.step(StepName::Build);
+            Found::Live(found) => {
+                let step = found.standing.cursor.step(StepName::Build);
                 (step.line == line).then_some(step.via)
             }
             other => panic!("{other:?}"),
@@ -270,7 +274,7 @@ async fn what_a_dead_push_left_is_read_and_what_is_missing_is_a_gap(pool: PgPool
         let (text, found) = log(&pool, build).await;
         assert_eq!(found, gaps);
         let expected = (1..=20_u64).filter(|line| !rotated.contains(line));
-        assert_eq!(text, expected.map(|line| format!("line {line}\n")).collect::<String>());
+        assert_eq!(text, text_of(expected));
         let read = AttemptLog {
             via: LogVia::Kubernetes,
             sealed: false,

@@ -47,7 +47,7 @@ fn lines(numbers: std::ops::RangeInclusive<u64>) -> Vec<u8> {
 }
 
 fn printed(numbers: std::ops::RangeInclusive<u64>) -> String {
-    numbers.map(|number| format!("line {number}\n")).collect()
+    numbers.fold(String::new(), |text, number| text + &format!("line {number}\n"))
 }
 
 /// The agent of an attempt.
