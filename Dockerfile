@@ -21,9 +21,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     set -eu; \
     host=$(rustc -vV | sed -n 's/^host: //p'); \
     cargo build --locked --release --bin kiln; \
-    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --package kiln-agent --target "$host"; \
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile agent --package kiln-agent --target "$host"; \
     mkdir /out; \
-    cp target/release/kiln "target/$host/release/kiln-agent" /out/
+    cp target/release/kiln "target/$host/agent/kiln-agent" /out/
 
 FROM scratch AS compiled
 COPY --from=compile /out/ /

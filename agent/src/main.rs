@@ -5,6 +5,7 @@ mod capture;
 mod credential;
 mod http;
 mod install;
+mod mask;
 mod process;
 mod progress;
 mod run;

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::fd::AsFd,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -20,6 +20,7 @@ use crate::{
     args::{Order, Step},
     capture::sink::{Sink, Totals},
     install,
+    mask::{self, Masker},
     process::{Halt, Supervisor},
     run, source,
     spool::{
@@ -95,6 +96,13 @@ pub(crate) fn carry_out(order: &Order) -> ExitCode {
                 Ok(()) => Ok(done),
                 Err(error) => Err(Failure::internal(error.to_string())),
             });
+            let outcome = outcome.map_err(|failure| match failure {
+                Failure::Problem(exit, Problem { kind, message }) => {
+                    let message = sink.masked(&message);
+                    Failure::Problem(exit, Problem { kind, message })
+                }
+                other => other,
+            });
             (outcome, sink.totals())
         }
         Err(error) => {
@@ -158,6 +166,14 @@ fn supervised(order: &Order, sink: &Arc<Sink>) -> Result<Done, Failure> {
         .map_err(|error| Failure::internal(format!("signals and child processes can't be watched: {error}")))?;
     let outcome = install(order)
         .and_then(|()| read_plan(&order.plan))
+        .and_then(|plan| {
+            let secrets = match order.step {
+                Step::Source => &plan.source.mask,
+                Step::Run => &plan.build.mask,
+            };
+            hide(secrets, sink)?;
+            Ok(plan)
+        })
         .and_then(|plan| match order.step {
             Step::Source => source::carry_out(&plan.source, &mut supervisor, sink),
             Step::Run => run::carry_out(&plan.build, &mut supervisor, sink),
@@ -175,6 +191,22 @@ fn supervised(order: &Order, sink: &Arc<Sink>) -> Result<Done, Failure> {
         Err(Failure::Command(_)) | Ok(_) => {}
     }
     outcome
+}
+
+/// Keeps what is in these files out of the step's output. Nothing runs when that can't be done.
+fn hide(files: &[PathBuf], sink: &Sink) -> Result<(), Failure> {
+    let mut secrets = Vec::new();
+    for file in files {
+        let found = mask::read(file)
+            .map_err(|error| Failure::internal(format!("the secret {} can't be read: {error}", file.display())))?;
+        secrets.extend(found);
+    }
+    let masker = Masker::new(&secrets)
+        .map_err(|error| Failure::internal(format!("the secrets can't be kept out of the log: {error}")))?;
+    if let Some(masker) = masker {
+        sink.hide(masker);
+    }
+    Ok(())
 }
 
 fn install(order: &Order) -> Result<(), Failure> {

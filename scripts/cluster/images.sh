@@ -197,8 +197,8 @@ make_agent() {
     if [[ ${KILN_AGENT_BINARY:-} ]]; then # a ready one, e.g. cross-compiled
         binary=$KILN_AGENT_BINARY
     elif [[ -e $REPO/agent/Cargo.toml ]]; then
-        (cd "$REPO" && RUSTFLAGS="-C target-feature=+crt-static" nice cargo build --release -p kiln-agent --target $target 7>&-)
-        binary=${CARGO_TARGET_DIR:-$REPO/target}/$target/release/kiln-agent
+        (cd "$REPO" && RUSTFLAGS="-C target-feature=+crt-static" nice cargo build --profile agent -p kiln-agent --target $target 7>&-)
+        binary=${CARGO_TARGET_DIR:-$REPO/target}/$target/agent/kiln-agent
     else
         return 0
     fi

@@ -97,6 +97,7 @@ pub fn plan(assignment: &Assignment, env: &Env<'_>) -> Plan {
             subdir: spec.source.subdir().to_owned(),
             dockerfile: spec.dockerfile.to_string(),
             template: spec.template.as_ref().map(|vars| vars.values().clone()),
+            mask: credentials::masked_in_source(env),
         },
         build: run_plan(spec, env),
     }

@@ -45,7 +45,7 @@ impl Lines {
 }
 
 /// Emits full pieces off the front of a line that is too long and returns what is left, at most [`MAX_TEXT`] bytes.
-fn split_long<'a>(mut line: &'a [u8], emit: &mut impl FnMut(&[u8], bool)) -> &'a [u8] {
+pub(super) fn split_long<'a>(mut line: &'a [u8], emit: &mut impl FnMut(&[u8], bool)) -> &'a [u8] {
     while line.len() > MAX_TEXT {
         let (piece, rest) = line.split_at(boundary(line));
         emit(piece, true);

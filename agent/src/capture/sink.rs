@@ -2,9 +2,10 @@
 //! log; a writer that blocks therefore blocks every stream, and with them the processes that write to them.
 
 use std::{
+    collections::HashMap,
     fs::File,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,11 +14,18 @@ use std::{
 use kiln_agent::wire::{
     frame::{Frame, Stream},
     report::{FailedStep, MAX_TAIL},
-    step::StepRecord,
+    step::{MAX_ERROR, MAX_NAME, StepRecord, clip_middle},
 };
 
-use super::{kept::Kept, lines::Lines, outlet::Outlet};
-use crate::spool::writer::Spool;
+use super::{
+    kept::Kept,
+    lines::{Lines, split_long},
+    outlet::Outlet,
+};
+use crate::{
+    mask::{Held, Masker},
+    spool::writer::Spool,
+};
 
 /// How long whoever reads standard output may take nothing until it isn't waited for, where there is a spool.
 const OUTLET_PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +37,7 @@ pub(crate) type Clock = fn() -> u64;
 pub(crate) struct Sink {
     state: Mutex<State>,
     clock: Clock,
+    masker: OnceLock<Masker>,
     // Outside the lock, so that a step that is told to stop can report while a write blocks.
     lines: AtomicU64,
     bytes: AtomicU64,
@@ -44,12 +53,14 @@ struct State {
     /// Who has left a line unfinished on stdout and on stderr.
     unfinished: [Option<Writer>; 2],
     failed: bool,
+    /// Of lines that go on, what may be the beginning of a secret.
+    held: HashMap<(Writer, usize), Held>,
     /// The log is complete: nothing is added any more.
     sealed: bool,
 }
 
 /// One source of output, so that a line which it left unfinished isn't continued by another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Writer(pub(crate) u64);
 
 impl Writer {
@@ -94,9 +105,11 @@ impl Sink {
                 buffer: Vec::new(),
                 unfinished: [None; 2],
                 failed: false,
+                held: HashMap::new(),
                 sealed: false,
             }),
             clock,
+            masker: OnceLock::new(),
             lines: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             // Longer than a report takes, which can then begin with a whole line.
@@ -104,6 +117,19 @@ impl Sink {
             failed: Mutex::new(None),
             abandoned: AtomicBool::new(false),
         }
+    }
+
+    /// Hides these secrets from now on. To be called before anything runs that knows them.
+    pub(crate) fn hide(&self, masker: Masker) {
+        // There is one set of secrets to a step.
+        let _ = self.masker.set(masker);
+    }
+
+    /// A text for the report, without secrets.
+    pub(crate) fn masked(&self, text: &str) -> String {
+        self.masker
+            .get()
+            .map_or_else(|| text.to_owned(), |masker| masker.mask_text(text))
     }
 
     /// Writes a message of the agent's own. An error is left to the next batch to find.
@@ -180,17 +206,28 @@ impl Batch<'_> {
         self.stream = stream;
     }
 
-    /// Adds a builder's word on one of its steps.
+    /// Adds a builder's word on one of its steps. Name and error may be of any length.
     pub(crate) fn step(&mut self, record: &StepRecord) {
+        let record = StepRecord {
+            name: clip_middle(&self.sink.masked(&record.name), MAX_NAME),
+            error: record
+                .error
+                .as_ref()
+                .map(|error| clip_middle(&self.sink.masked(error), MAX_ERROR)),
+            ..*record
+        };
         // Strings and numbers can't fail to serialise.
-        let text = serde_json::to_vec(record).unwrap_or_default();
+        let text = serde_json::to_vec(&record).unwrap_or_default();
         self.encode(Stream::Step, &text, false);
     }
 
     /// Notes a builder's step that failed, for the report; the first one counts.
-    pub(crate) fn failed(&self, step: FailedStep) {
+    pub(crate) fn failed(&self, step: &FailedStep) {
         let mut failed = self.sink.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.get_or_insert(step);
+        failed.get_or_insert_with(|| FailedStep {
+            name: self.sink.masked(&step.name),
+            error: self.sink.masked(&step.error),
+        });
     }
 
     /// Adds a line, or a piece of one that goes on.
@@ -199,6 +236,29 @@ impl Batch<'_> {
             Stream::Stdout => 0,
             Stream::Stderr | Stream::Step | Stream::Truncated => 1,
         };
+        let Some(masker) = self.sink.masker.get() else {
+            self.piece(slot, text, partial);
+            return;
+        };
+        let key = (self.writer, slot);
+        let held = self.state.held.remove(&key);
+        if held.is_none() && !partial {
+            self.piece(slot, &masker.mask(text), false);
+            return;
+        }
+        let mut held = held.unwrap_or_default();
+        let hidden = masker.mask_piece(&mut held, text, !partial);
+        if partial {
+            self.state.held.insert(key, held);
+        }
+        // With what was held back it may be more than fits a frame.
+        let rest = split_long(&hidden, &mut |text, partial| self.piece(slot, text, partial));
+        if !partial || !rest.is_empty() {
+            self.piece(slot, rest, partial);
+        }
+    }
+
+    fn piece(&mut self, slot: usize, text: &[u8], partial: bool) {
         if self.state.unfinished[slot].is_some_and(|writer| writer != self.writer) {
             self.frame(b"", false);
         }

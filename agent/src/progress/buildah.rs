@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use kiln_agent::wire::step::{MAX_NAME, StepPhase, StepRecord, clip_middle};
+use kiln_agent::wire::step::{StepPhase, StepRecord};
 
 use crate::capture::{lines::Lines, sink::Batch};
 
@@ -104,12 +104,12 @@ fn name_of(text: &[u8]) -> Option<String> {
         _ => (None, &*text),
     };
     if rest.starts_with("COMMIT ") {
-        return Some(clip_middle(rest, MAX_NAME));
+        return Some(rest.to_owned());
     }
     let (number, instruction) = rest.strip_prefix("STEP ")?.split_once(": ")?;
     is_fraction(number).then_some(())?;
     let stage = stage.map_or_else(String::new, |stage| format!("stage {stage}, "));
-    Some(clip_middle(&format!("[{stage}{number}] {instruction}"), MAX_NAME))
+    Some(format!("[{stage}{number}] {instruction}"))
 }
 
 /// Such as `2/3`.

@@ -16,7 +16,7 @@ use std::{
 use kiln_agent::wire::{
     frame::Stream,
     report::FailedStep,
-    step::{MAX_ERROR, MAX_NAME, StepPhase, StepRecord, clip_middle},
+    step::{StepPhase, StepRecord},
 };
 use memchr::memchr;
 
@@ -214,7 +214,7 @@ impl Buildkit {
         vertex.state = State::Running;
         let record = StepRecord {
             vertex: number,
-            name: clip_middle(&vertex.name, MAX_NAME),
+            name: vertex.name.clone(),
             phase: StepPhase::Started,
             cached: false,
             duration_ms: None,
@@ -235,7 +235,7 @@ impl Buildkit {
         let error = (!vertex.error.is_empty()).then(|| std::mem::take(&mut vertex.error));
         let record = StepRecord {
             vertex: number,
-            name: clip_middle(&vertex.name, MAX_NAME),
+            name: vertex.name.clone(),
             phase: if error.is_none() {
                 StepPhase::Succeeded
             } else {
@@ -243,7 +243,7 @@ impl Buildkit {
             },
             cached: vertex.cached && error.is_none(),
             duration_ms: Some(micros / 1000),
-            error: error.as_deref().map(|error| clip_middle(error, MAX_ERROR)),
+            error: error.clone(),
         };
         let words = match &error {
             Some(_) if canceled => "CANCELED".to_owned(),
@@ -255,7 +255,7 @@ impl Buildkit {
             && !canceled
         {
             let name = vertex.name.clone();
-            batch.failed(FailedStep { name, error });
+            batch.failed(&FailedStep { name, error });
         }
         self.say(at, &words, batch);
         batch.step(&record);

@@ -135,6 +135,7 @@ mod tests {
             subdir: subdir.to_owned(),
             dockerfile: dockerfile.to_owned(),
             template: None,
+            mask: Vec::new(),
         };
         check(&plan).map(drop).map_err(|failure| match failure {
             Failure::Problem(_, problem) => (problem.kind, problem.message),

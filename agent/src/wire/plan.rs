@@ -32,6 +32,9 @@ pub struct SourcePlan {
     /// Variables to render the Dockerfile with, as a Jinja template; it stays as it is when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<BTreeMap<String, serde_json::Value>>,
+    /// Absolute paths of files whose content must not show in the step's output, in any form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mask: Vec<PathBuf>,
 }
 
 /// Where a source comes from.
@@ -115,6 +118,9 @@ pub struct RunPlan {
     pub commands: Vec<Command>,
     /// Where the image's digest is to be read from after the last command.
     pub digest: Option<DigestFile>,
+    /// Absolute paths of files whose content must not show in the step's output, in any form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mask: Vec<PathBuf>,
     /// How long processes get between SIGTERM and SIGKILL when the step is told to stop.
     pub grace_seconds: u32,
 }

@@ -10,6 +10,7 @@ mod git_server;
 mod install;
 mod log_server;
 mod login;
+mod mask;
 mod output;
 mod run;
 mod service;

@@ -76,6 +76,7 @@ impl Bench {
             subdir: String::new(),
             dockerfile: "Dockerfile".to_owned(),
             template: None,
+            mask: Vec::new(),
         }
     }
 

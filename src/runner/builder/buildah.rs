@@ -90,6 +90,7 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
         service: None,
         commands,
         digest: spec.push.then_some(DigestFile::Text { path: digest }),
+        mask: credentials::masked_in_build(env),
         grace_seconds: env.grace_seconds,
     }
 }

@@ -78,6 +78,7 @@ pub fn plan(spec: &BuildSpec, env: &Env<'_>) -> RunPlan {
             path: metadata,
             pointer: "/containerimage.digest".to_owned(),
         }),
+        mask: credentials::masked_in_build(env),
         grace_seconds: env.grace_seconds,
     }
 }

@@ -135,6 +135,19 @@ pub(super) fn source(env: &Env<'_>) -> Option<SourceCredentials> {
     })
 }
 
+/// The source step's files that hold secrets: names of users and keys of hosts are none.
+pub(super) fn masked_in_source(env: &Env<'_>) -> Vec<PathBuf> {
+    let secret = |file: &SecretFile| ![GIT_USERNAME, GIT_KNOWN_HOSTS].contains(&file.name.as_str());
+    let files = files(env.credentials).source.into_iter().filter(secret);
+    files.map(|file| env.source_credentials.join(file.name)).collect()
+}
+
+/// The build step's files that hold secrets.
+pub(super) fn masked_in_build(env: &Env<'_>) -> Vec<PathBuf> {
+    let files = files(env.credentials).build.into_iter();
+    files.map(|file| env.build_credentials.join(file.name)).collect()
+}
+
 /// The variable that tells `buildctl` where logins for registries are, and the folder.
 pub(super) fn docker_config_folder(env: &Env<'_>) -> Option<(String, String)> {
     let folder = text(env.build_credentials);
@@ -248,6 +261,10 @@ mod tests {
                 Builder::Buildah => ("REGISTRY_AUTH_FILE", "/kiln/credentials/build/config.json"),
             };
             assert_eq!(plan.build.env[variable], path);
+            let in_build = ["config.json", "secret-0", "secret-1", "ssh-key"];
+            let in_build = in_build.map(|name| Path::new("/kiln/credentials/build").join(name));
+            assert_eq!(plan.build.mask, in_build);
+            assert_eq!(plan.source.mask, [Path::new("/kiln/credentials/source/git-password")]);
             assert_eq!(
                 source(&env),
                 Some(SourceCredentials::Password {
