@@ -22,6 +22,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     host=$(rustc -vV | sed -n 's/^host: //p'); \
     cargo build --locked --release --bin kiln; \
     RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile agent --package kiln-agent --target "$host"; \
+    [ "$(stat -c %s "target/$host/agent/kiln-agent")" -le 5000000 ]; \
     mkdir /out; \
     cp target/release/kiln "target/$host/agent/kiln-agent" /out/
 

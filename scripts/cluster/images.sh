@@ -199,6 +199,8 @@ make_agent() {
     elif [[ -e $REPO/agent/Cargo.toml ]]; then
         (cd "$REPO" && RUSTFLAGS="-C target-feature=+crt-static" nice cargo build --profile agent -p kiln-agent --target $target 7>&-)
         binary=${CARGO_TARGET_DIR:-$REPO/target}/$target/agent/kiln-agent
+        # It is copied into every build pod (docs/agent.md).
+        [[ $(stat -c %s "$binary") -le 5000000 ]] || die "$binary is larger than 5 MB"
     else
         return 0
     fi

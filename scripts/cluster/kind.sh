@@ -42,8 +42,8 @@ done
 
 export KILN_TEST_REGISTRY=${KILN_TEST_REGISTRY:-$registry:5000}
 if [[ -e $REPO/agent/Cargo.toml ]]; then
-    (cd "$REPO" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release -p kiln-agent --target x86_64-unknown-linux-gnu)
-    binary=${CARGO_TARGET_DIR:-$REPO/target}/x86_64-unknown-linux-gnu/release
+    (cd "$REPO" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile agent -p kiln-agent --target x86_64-unknown-linux-gnu)
+    binary=${CARGO_TARGET_DIR:-$REPO/target}/x86_64-unknown-linux-gnu/agent
     # With git, so that one container fetches the source and hands on the agent.
     hash=$(sha256sum "$binary/kiln-agent" | cut -c1-16)
     printf 'FROM alpine/git\nCOPY --chmod=755 kiln-agent /kiln-agent\nENTRYPOINT ["/kiln-agent"]\n' |
