@@ -19,6 +19,7 @@ mod api {
     mod internal {
         mod v1 {
             mod attempts {
+                mod agent;
                 mod log;
             }
         }
