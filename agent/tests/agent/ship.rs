@@ -290,3 +290,26 @@ fn what_was_dropped_is_told_to_the_service() {
         "{text}"
     );
 }
+
+#[test]
+fn a_spool_with_a_hole_is_sealed_as_far_as_it_goes() {
+    let bench = Bench::new();
+    let server = LogServer::start();
+    assert!(run(&bench, "seq 1 20000").wait().unwrap().success());
+    let mut segments: Vec<_> = fs::read_dir(bench.path("spool/build"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect();
+    segments.sort();
+    assert!(segments.len() > 2, "{segments:?}");
+    let first = fs::read(&segments[0]).unwrap();
+    fs::remove_file(&segments[1]).unwrap();
+    ended(&bench, ship(&bench, &server, &[]));
+    assert!(server.log("build") == first);
+    let seal = server.seal("build").unwrap();
+    assert_eq!(
+        (seal.lines, seal.bytes, seal.complete),
+        (20_000, first.len() as u64, false)
+    );
+}
