@@ -123,6 +123,11 @@ impl<'a, R: Runner> Driver<'a, R> {
             Launch::Over => return Ok(()),
             Launch::Vanished => {
                 self.remove().await;
+                // Its log ends where it is, and says so.
+                let gone = watch::Sender::new(Observation::Gone { steps: Vec::new() });
+                let hurry = CancellationToken::new();
+                let mut pump = self.start_pump(gone.subscribe(), hurry.clone());
+                self.drain(&mut pump, &hurry, REMOVED_LOG_PATIENCE).await?;
                 End::vanished()
             }
             Launch::Runs => {
@@ -309,8 +314,16 @@ impl<'a, R: Runner> Driver<'a, R> {
         if pump.is_done() {
             return Ok(());
         }
+        // Whoever wants the build to end doesn't want to wait for a log that can't be delivered.
+        let cancelled = async {
+            self.controls.cancel.cancelled().await;
+            tokio::time::sleep(seconds(self.context.config.log_drain_timeout_seconds)).await;
+        };
         let hurry_up = async {
-            tokio::time::sleep(patience).await;
+            tokio::select! {
+                () = tokio::time::sleep(patience) => {}
+                () = cancelled => {}
+            }
             hurry.cancel();
             std::future::pending::<()>().await;
         };

@@ -330,3 +330,24 @@ async fn a_step_that_ends_without_a_word_and_without_a_log_is_a_lost_log(pool: P
     worker.drain().await;
     replica.stop().await;
 }
+
+#[sqlx::test]
+async fn an_attempt_that_vanished_unseen_ends_its_log_with_a_gap(pool: PgPool) {
+    let runner = SimRunner::new(Script::Each(vec![Script::Hang(20), Script::Succeed(5)]));
+    runner.set_shipping(Shipping::Running);
+    let (first, replica) = (Killable::start(&pool, &runner), Replica::start(&pool));
+    let build = create(&pool).await;
+    let attempt = running(&pool, build).await;
+    replica.seal(attempt, StepName::Source, 0).await;
+    replica.push(attempt, 10).await;
+    first.kill();
+    runner.vanish_all();
+    // Of a pod that it has never seen a runner knows nothing.
+    runner.set_shipping(Shipping::Absent);
+    let second = Worker::start(&pool, &runner);
+    wait_for_state(&pool, build, StateName::Succeeded).await;
+    assert_eq!(log(&pool, build).await, (printed(10) + &printed(5), vec![None]));
+    assert_idle(&pool, &runner).await;
+    second.drain().await;
+    replica.stop().await;
+}

@@ -242,7 +242,11 @@ impl Runner for SimRunner {
         }
         let name = format!("{}{attempt}", Self::NAME_PREFIX);
         let (observation, lines) = begin(&inner.script, attempt);
-        let exists = inner.launches.contains_key(&attempt) && inner.attempts.contains_key(&attempt);
+        // Whoever only asked about it has made nothing.
+        let exists = inner
+            .attempts
+            .get(&attempt)
+            .is_some_and(|entry| *entry.observation.borrow() != Observation::Unseen);
         if exists {
             return Ok(Launched { name, adopted: true });
         }
