@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # `make bench`: measures Kiln beside its ceilings and prints tables; docs/benchmarks.md says what they mean.
 #
-#   bench.sh [accept | archive | launch | life]…   all of them without arguments
+#   bench.sh [accept | archive | fanout | launch | life]…   all of them without arguments
 #
 # Everything stays on this machine: a Postgres of its own on a Unix socket, and for `launch` and `life` the test
 # cluster (make cluster), which is left as it was.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-[ $# -gt 0 ] || set -- accept archive launch life
+[ $# -gt 0 ] || set -- accept archive fanout launch life
 for bench; do
-  [ -e "benches/$bench/main.rs" ] || die "there is no benchmark '$bench'; those there are: accept archive launch life"
+  [ -e "benches/$bench/main.rs" ] || die "there is no benchmark '$bench'; those there are: accept archive fanout launch life"
 done
 # Two at once would measure each other, and clear away each other's pods.
 exec {lock}>"${TMPDIR:-/tmp}/kiln-bench.lock"
@@ -19,6 +19,11 @@ scripts/install.sh
 missing=()
 for program in pgbench wrk; do command -v $program >/dev/null || missing+=("$program"); done
 [ ${#missing[@]} -eq 0 ] || die "missing: ${missing[*]}; as root: apt-get install wrk postgresql"
+
+# `fanout` has ten thousand connections in each of its processes.
+ulimit -n "$(ulimit -Hn)"
+files=$(ulimit -n)
+[ "$files" = unlimited ] || [ "$files" -ge 12000 ] || die "12000 open files are needed and $files allowed: raise the hard limit"
 
 say "Programs"
 targets=()
@@ -30,7 +35,7 @@ postgres_start logging_collector=on log_destination=jsonlog shared_buffers=256MB
 
 for bench; do
   say "Benchmark $bench"
-  if [ "$bench" = accept ] || [ "$bench" = archive ]; then
+  if [ "$bench" = accept ] || [ "$bench" = archive ] || [ "$bench" = fanout ]; then
     cargo bench --quiet --locked --bench "$bench"
   else
     # One that takes pods: without taints.

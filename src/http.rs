@@ -10,6 +10,7 @@ mod conditional;
 mod cors;
 mod error;
 mod events;
+mod live;
 mod metrics;
 mod operations;
 mod path;
@@ -32,7 +33,7 @@ pub use self::{
     cors::{Cors, Origin},
     metrics::Metrics,
     router::{openapi, router},
-    server::serve,
+    server::{PeerTimeouts, serve, serve_with},
     state::{App, Health, Random},
     stream::sse::StreamTiming,
     uploads::{UploadConfig, Uploads},

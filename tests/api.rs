@@ -13,7 +13,9 @@ mod api {
         mod plans;
         mod queue;
         mod retry;
+        mod streams;
     }
+    mod dead_peers;
     mod errors;
     mod events;
     mod internal {

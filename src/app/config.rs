@@ -12,11 +12,11 @@ use super::secrets::Secrets;
 use crate::{
     domain::{
         secret::SecretText,
-        spec::{Builder, Limits},
+        spec::{Builder, Limits, MemoryBytes},
     },
     engine::{self, keeper::Retention},
     http::{Cors, UploadConfig},
-    journal::LogLimits,
+    journal::{LogLimits, TailLimits},
     runner::{kubernetes, local, registry::Registry},
 };
 
@@ -46,6 +46,8 @@ pub struct Config {
     pub limits: Limits,
     /// Which web pages may call the API.
     pub cors: Cors,
+    /// What is held for those who follow builds.
+    pub streams: Streams,
     /// What callers may send to be built from.
     pub uploads: UploadConfig,
     /// How much of logs is kept.
@@ -76,6 +78,7 @@ impl Default for Config {
             secrets: Secrets::default(),
             limits: Limits::default(),
             cors: Cors::default(),
+            streams: Streams::default(),
             uploads: UploadConfig::default(),
             logs: LogLimits::default(),
             engine: engine::Config::default(),
@@ -153,6 +156,37 @@ impl Default for Archive {
         Self {
             url: None,
             after_seconds: 3600,
+        }
+    }
+}
+
+/// What is held in memory of the output of builds that somebody follows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Streams {
+    /// Of one build.
+    pub tail_bytes_per_build: MemoryBytes,
+    /// Of all builds together.
+    pub tail_bytes: MemoryBytes,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        let TailLimits { build, total } = TailLimits::default();
+        Self {
+            tail_bytes_per_build: MemoryBytes(build as u64),
+            tail_bytes: MemoryBytes(total as u64),
+        }
+    }
+}
+
+impl Streams {
+    /// In the words of the journal.
+    pub fn tails(&self) -> TailLimits {
+        let bytes = |size: MemoryBytes| usize::try_from(size.0).unwrap_or(usize::MAX);
+        TailLimits {
+            build: bytes(self.tail_bytes_per_build),
+            total: bytes(self.tail_bytes),
         }
     }
 }

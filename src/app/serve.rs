@@ -114,7 +114,7 @@ impl Service {
         shutdown: CancellationToken,
     ) -> Result<Self, ServeError> {
         let archive = config.archive.url.as_ref().map(Archive::open).transpose()?;
-        let (signals, exchange) = Signals::new(pool.clone());
+        let (signals, exchange) = Signals::with_tails(pool.clone(), config.streams.tails());
         let mut metrics = Registry::default();
         let journal = crate::journal::metrics::Metrics::register(&mut metrics);
         let (writer, flusher) = Writer::with_metrics(pool.clone(), signals.clone(), journal);

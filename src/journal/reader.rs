@@ -1,21 +1,39 @@
 //! Following one build's journal from any point, live or long after.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::{History, ReadError, Signals, heads::Subscription};
+use super::{
+    Frames, History, ReadError, Signals, Slice,
+    fill::fill,
+    heads::Follower,
+    tail::{Item as _, Look, Tail},
+};
 use crate::{
     domain::{event::Event, id::BuildId},
-    store::{self, builds::Progress, journal::Page},
+    store::{self, builds::Progress},
 };
 
-/// Reads a journal in order, from after a sequence number until its end.
+/// Reads a journal in order, from after a sequence number until its end. What is there when it begins it reads from
+/// Postgres, page by page at its own speed; what comes then it finds in the tail that all followers of the build share,
+/// or in Postgres again when it has fallen behind that.
 pub struct Reader {
     history: History,
     signals: Signals,
-    subscription: Subscription,
     build: BuildId,
     after: i64,
-    ended: bool,
+    /// An entry that the journal is known to hold, with everything before.
+    known: i64,
+    live: Live,
+}
+
+enum Live {
+    /// The build isn't over, and the tail not yet needed.
+    NotYet,
+    Following(Follower),
+    /// The build is over: its journal doesn't grow any more.
+    Finished,
+    /// Everything was returned.
+    Ended,
 }
 
 /// What a reader starts with.
@@ -41,7 +59,6 @@ impl Reader {
         build: BuildId,
         after: i64,
     ) -> Result<Option<Opened>, ReadError> {
-        let subscription = signals.heads().subscribe(build);
         let Some(progress) = store::builds::progress(history.pool(), build).await? else {
             return Ok(None);
         };
@@ -51,10 +68,14 @@ impl Reader {
         let reader = Self {
             history: history.clone(),
             signals: signals.clone(),
-            subscription,
             build,
             after,
-            ended: progress.state.is_terminal() && after >= progress.head,
+            known: progress.head,
+            live: match progress.state.is_terminal() {
+                true if after >= progress.head => Live::Ended,
+                true => Live::Finished,
+                false => Live::NotYet,
+            },
         };
         Ok(Some(Opened { reader, progress }))
     }
@@ -65,43 +86,96 @@ impl Reader {
     }
 
     /// The next entries; waits for some. `None` after the end. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Result<Option<Page>, ReadError> {
-        let mut waited = false;
+    pub async fn next(&mut self) -> Result<Option<Slice>, ReadError> {
         loop {
-            if let Some(page) = self.available().await? {
-                return Ok(Some(page));
+            let alone = match &mut self.live {
+                Live::Ended => return Ok(None),
+                Live::Finished => false,
+                Live::NotYet => {
+                    if self.join() {
+                        continue;
+                    }
+                    false
+                }
+                Live::Following(follower) => match follower.look(self.after) {
+                    Look::Here(frames) => return Ok(Some(self.take(frames))),
+                    Look::Over => {
+                        self.live = Live::Ended;
+                        return Ok(None);
+                    }
+                    Look::CaughtUp => {
+                        follower.grown().await;
+                        continue;
+                    }
+                    Look::Behind => false,
+                    Look::Abandoned => true,
+                },
+            };
+            if let Some(slice) = self.read().await? {
+                return Ok(Some(slice));
             }
-            // Woken without an entry: the build may have been deleted, or have ended before where this reader began.
-            if waited && !self.ended {
-                let progress = store::builds::progress(self.history.pool(), self.build).await?;
-                self.ended = progress.is_none_or(|now| now.state.is_terminal() && self.after >= now.head);
+            // The build may have been deleted, or have ended before where this reader began.
+            let progress = store::builds::progress(self.history.pool(), self.build).await?;
+            if progress.is_none_or(|now| now.state.is_terminal() && self.after >= now.head) {
+                self.live = Live::Ended;
+            } else if alone {
+                let poll: Duration = self.signals.poll_interval();
+                tokio::time::sleep(poll).await;
             }
-            if self.ended {
-                return Ok(None);
-            }
-            self.wait().await;
-            waited = true;
         }
     }
 
     /// The next entries that are there already; `None` when there are none.
-    pub async fn available(&mut self) -> Result<Option<Page>, ReadError> {
-        if self.ended {
-            return Ok(None);
+    pub async fn available(&mut self) -> Result<Option<Slice>, ReadError> {
+        match &mut self.live {
+            Live::Ended => return Ok(None),
+            Live::Following(follower) => {
+                if let Look::Here(frames) = follower.look(self.after) {
+                    return Ok(Some(self.take(frames)));
+                }
+            }
+            Live::NotYet | Live::Finished => {}
         }
-        let page = self.history.read(self.build, self.after).await?;
-        let Some((last, event)) = page.last() else {
-            return Ok(None);
-        };
-        self.after = *last;
-        self.ended = matches!(event, Event::End(_));
-        Ok(Some(page))
+        self.read().await
     }
 
-    /// Waits for news, or until it is time to look without any.
-    async fn wait(&mut self) {
-        let poll: Duration = self.signals.poll_interval();
-        // Either way the next thing is to look.
-        let _ = tokio::time::timeout(poll, self.subscription.changed()).await;
+    /// Goes over to what all followers share, if there are others or this one has nothing else to read.
+    fn join(&mut self) -> bool {
+        let heads = self.signals.heads();
+        let follower = if self.after < self.known {
+            heads.follow_too(self.build)
+        } else {
+            Some(heads.follow(self.build, |news| {
+                let tail = Tail::new(self.known);
+                let task = fill(
+                    self.history.clone(),
+                    self.signals.clone(),
+                    self.build,
+                    Arc::clone(&tail),
+                    news,
+                    self.known,
+                );
+                (tail, tokio::spawn(task).abort_handle())
+            }))
+        };
+        let joined = follower.map(Live::Following);
+        joined.map(|live| self.live = live).is_some()
+    }
+
+    /// What Postgres has.
+    async fn read(&mut self) -> Result<Option<Slice>, ReadError> {
+        let page = self.history.read(self.build, self.after).await?;
+        Ok(Frames::new(page).map(|frames| self.take(Arc::new(frames))))
+    }
+
+    fn take(&mut self, frames: Arc<Frames>) -> Slice {
+        let last = frames.last();
+        let slice = Slice::after(frames, self.after);
+        self.after = last;
+        self.known = self.known.max(last);
+        if matches!(slice.last(), Some((_, Event::End(_)))) {
+            self.live = Live::Ended;
+        }
+        slice
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Heads;
+use super::{Heads, TailLimits, changes::Feed};
 use crate::{
     domain::id::BuildId,
     store::{
@@ -42,6 +42,7 @@ pub struct Signals(Arc<Inner>);
 
 struct Inner {
     heads: Heads,
+    feed: Feed,
     queued: Notify,
     cancels: broadcast::Sender<BuildId>,
     /// Counts news of builds that entered another state.
@@ -55,9 +56,15 @@ impl Signals {
     /// Makes the signals of a replica, and the task that connects them with other replicas. Without the task, news
     /// stays within the process.
     pub fn new(pool: PgPool) -> (Self, Exchange) {
+        Self::with_tails(pool, TailLimits::default())
+    }
+
+    /// As [`Self::new`], and so much is held for those who follow journals.
+    pub fn with_tails(pool: PgPool, tails: TailLimits) -> (Self, Exchange) {
         let (outbox, inbox) = mpsc::channel(OUTBOX);
         let signals = Self(Arc::new(Inner {
-            heads: Heads::default(),
+            heads: Heads::new(tails),
+            feed: Feed::default(),
             queued: Notify::new(),
             cancels: broadcast::Sender::new(1024),
             changes: watch::Sender::new(0),
@@ -76,6 +83,11 @@ impl Signals {
     /// The heads of journals.
     pub fn heads(&self) -> &Heads {
         &self.0.heads
+    }
+
+    /// What those share who follow changes.
+    pub(super) fn feed(&self) -> &Feed {
+        &self.0.feed
     }
 
     /// A build was queued. Call it after the commit.
@@ -113,7 +125,7 @@ impl Signals {
         self.0.changes.subscribe()
     }
 
-    /// Has the changes numbered that the news so far was about, once for all readers of this process that ask for it
+    /// Has the changes numbered that the news so far was about, once for all of this process who ask for it
     /// at the same time.
     pub(super) async fn number_changes(&self, pool: &PgPool) -> Result<(), store::Error> {
         let wanted = *self.0.changes.borrow();

@@ -291,15 +291,25 @@ pub type Page = Vec<(i64, Event)>;
 
 /// Rows read at once. A row holds at most what one group commit gathers for a build.
 const PAGE_ROWS: i64 = 16;
+/// No further row is read behind so many bytes, so that a page isn't much larger than the largest row.
+const PAGE_BYTES: i64 = 64 << 10;
 
 /// The entries after `after`, as many as one page holds; empty when there are none yet.
 pub async fn read(pool: &PgPool, build: BuildId, after: i64) -> Result<Page, Error> {
     let rows = sqlx::query!(
-        "SELECT first_seq, last_seq, codec, body FROM journal
-         WHERE build_id = $1 AND last_seq > $2 ORDER BY last_seq LIMIT $3",
+        r#"SELECT first_seq AS "first_seq!", last_seq AS "last_seq!", codec AS "codec!", body AS "body!"
+           FROM (
+               SELECT *, sum(octet_length(body)) OVER (ORDER BY last_seq) - octet_length(body) AS before
+               FROM (
+                   SELECT first_seq, last_seq, codec, body FROM journal
+                   WHERE build_id = $1 AND last_seq > $2 ORDER BY last_seq LIMIT $3
+               ) AS page
+           ) AS page
+           WHERE before < $4 ORDER BY last_seq"#,
         build.0,
         after,
         PAGE_ROWS,
+        PAGE_BYTES,
     )
     .fetch_all(pool)
     .await?;

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use kiln::{
     domain::{clock::SystemClock, project::Scope, spec::Limits},
     http::{
-        App, Cors, Health, Metrics, PushMetrics, Pushes, Random, StreamTiming, UploadConfig, Uploads, router, serve,
-        token::BearerToken,
+        App, Cors, Health, Metrics, PeerTimeouts, PushMetrics, Pushes, Random, StreamTiming, UploadConfig, Uploads,
+        router, serve_with, token::BearerToken,
     },
     journal::{History, LogLimits, Logs, Signals, Writer},
     store::{
@@ -59,6 +59,19 @@ impl TestApp {
 
     /// With other limits for logs.
     pub(super) async fn start_limited(pool: &PgPool, limits: LogLimits, change: impl FnOnce(&mut App)) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = listener.into_std().expect("a socket");
+        Self::start_at(pool, limits, listener, PeerTimeouts::default(), change)
+    }
+
+    /// Serves on a socket that may be anywhere.
+    pub(super) fn start_at(
+        pool: &PgPool,
+        limits: LogLimits,
+        listener: std::net::TcpListener,
+        peers: PeerTimeouts,
+        change: impl FnOnce(&mut App),
+    ) -> Self {
         // Fails when another test of this process was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (signals, _) = Signals::new(pool.clone());
@@ -70,7 +83,7 @@ impl TestApp {
         let mut app = App {
             pool: pool.clone(),
             history: History::new(pool.clone()),
-            signals: signals.clone(),
+            signals,
             limits: Arc::new(Limits::default()),
             uploads: Arc::new(Uploads::new(UploadConfig::default(), true)),
             attempt_keys: AttemptKeys::new(Random::system().bytes()),
@@ -88,9 +101,11 @@ impl TestApp {
             stopping: stopping.clone(),
         };
         change(&mut app);
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let signals = app.signals.clone();
+        listener.set_nonblocking(true).expect("a socket");
+        let listener = TcpListener::from_std(listener).expect("a socket");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
-        let server = tokio::spawn(serve(listener, router(app), stopping.clone()));
+        let server = tokio::spawn(serve_with(listener, router(app), peers, stopping.clone()));
         let writer = tokio::spawn(flusher.run(stopping.clone()));
         Self {
             pool: pool.clone(),

@@ -8,7 +8,7 @@ use kiln::{
         event::{Event, Log, LogStream, StepName},
         id::ReplicaId,
     },
-    journal::{AppendError, History, Reader, Signals, Writer},
+    journal::{AppendError, History, Reader, Signals, TailLimits, Writer},
     store::{
         self, Lease,
         entries::pack,
@@ -67,9 +67,23 @@ async fn leases(pool: &PgPool, count: usize) -> Vec<Lease> {
 
 #[sqlx::test]
 async fn concurrent_readers_see_every_entry_once_and_in_order(pool: PgPool) {
+    read_while_written(pool, TailLimits::default()).await;
+}
+
+/// Almost everything is let go of before everybody has it.
+#[sqlx::test]
+async fn readers_that_fall_behind_see_every_entry_once_and_in_order(pool: PgPool) {
+    let limits = TailLimits {
+        build: 2_000,
+        total: 6_000,
+    };
+    read_while_written(pool, limits).await;
+}
+
+async fn read_while_written(pool: PgPool, limits: TailLimits) {
     const LINES: u64 = 200;
     let leases = leases(&pool, 8).await;
-    let (signals, exchange) = Signals::new(pool.clone());
+    let (signals, exchange) = Signals::with_tails(pool.clone(), limits);
     let (writer, flusher) = Writer::new(pool.clone(), signals.clone());
     let stop = CancellationToken::new();
     let tasks = [
@@ -88,9 +102,9 @@ async fn concurrent_readers_see_every_entry_once_and_in_order(pool: PgPool) {
                 .reader;
             let (mut last, mut text) = (0, String::new());
             while let Some(page) = reader.next().await.expect("reads") {
-                for (seq, event) in page {
-                    assert_eq!(seq, last + 1, "{build} skipped or repeated");
-                    last = seq;
+                for (seq, event) in page.iter() {
+                    assert_eq!(*seq, last + 1, "{build} skipped or repeated");
+                    last = *seq;
                     if let Event::Log(log) = event {
                         text.push_str(&log.text);
                     }
@@ -129,7 +143,7 @@ async fn concurrent_readers_see_every_entry_once_and_in_order(pool: PgPool) {
     for text in readers.join_all().await {
         assert_eq!(text, expected);
     }
-    assert_eq!(signals.heads().watched(), 0);
+    assert_eq!((signals.heads().watched(), signals.heads().held_bytes()), (0, 0));
     stop.cancel();
     for task in tasks {
         task.await.expect("ends");
@@ -204,5 +218,51 @@ async fn a_reader_ahead_of_the_journal_ends_with_the_build(pool: PgPool) {
         .await
         .expect("ends")
         .expect("no panic");
-    assert_eq!(end.expect("reads"), None);
+    assert!(end.expect("reads").is_none());
+}
+
+#[sqlx::test]
+async fn followers_share_what_was_read_and_encoded_once(pool: PgPool) {
+    let lease = leases(&pool, 1).await[0];
+    let build = lease.attempt.build;
+    let (signals, _exchange) = Signals::new(pool.clone());
+    let history = History::new(pool.clone());
+    let mut readers = Vec::new();
+    for _ in 0..50 {
+        let opened = Reader::open(&history, &signals, build, 0).await.expect("opens");
+        let mut reader = opened.expect("exists").reader;
+        let page = reader.next().await.expect("reads").expect("no end");
+        assert_eq!(page.last().map(|(seq, _)| *seq), Some(2));
+        readers.push(reader);
+    }
+    let entry = Append {
+        fence: lease.into(),
+        from: cursor(0),
+        to: cursor(1),
+        packed: pack(&[log("shared\n".to_owned())]),
+        text: 7,
+    };
+    let following = readers.into_iter().map(|mut reader| {
+        tokio::spawn(async move {
+            reader
+                .next()
+                .await
+                .expect("reads")
+                .expect("no end")
+                .server_sent(|_| true)
+        })
+    });
+    let following: Vec<_> = following.collect();
+    store::journal::append(&pool, &[entry]).await.expect("appends");
+    signals.head(build, 3);
+    let mut places = std::collections::HashSet::new();
+    for sent in following {
+        let sent = tokio::time::timeout(super::support::DEADLINE, sent)
+            .await
+            .expect("is sent")
+            .expect("no panic");
+        assert!(sent.starts_with(b"id: 3\nevent: log\n"));
+        places.insert(sent.as_ptr() as usize);
+    }
+    assert_eq!(places.len(), 1, "encoded more than once");
 }

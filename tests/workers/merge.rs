@@ -136,9 +136,9 @@ async fn follow(history: History, signals: Signals, lease: Lease) -> Vec<String>
     let mut reader = opened.expect("opens").expect("exists").reader;
     let (mut last, mut text) = (0, String::new());
     while let Some(page) = reader.next().await.expect("reads") {
-        for (seq, event) in page {
-            assert_eq!(seq, last + 1, "skipped or repeated");
-            last = seq;
+        for (seq, event) in page.iter() {
+            assert_eq!(*seq, last + 1, "skipped or repeated");
+            last = *seq;
             match event {
                 Event::Log(log) => text += &log.text,
                 Event::Gap(gap) => panic!("{gap:?}"),

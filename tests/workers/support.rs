@@ -97,7 +97,7 @@ pub(super) async fn journal(pool: &PgPool, build: BuildId) -> Vec<(i64, kiln::do
         .expect("exists");
     let mut entries = Vec::new();
     while let Some(page) = opened.reader.next().await.expect("reads") {
-        entries.extend(page);
+        entries.extend(page.iter().cloned());
     }
     entries
 }

@@ -5,15 +5,19 @@ use axum::{
     http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{Selection, encode};
 use crate::{
     domain::event::Event,
-    http::{accept, metrics::OpenStream, state::App},
-    journal::{ReadError, Reader, reader::Opened},
-    store::journal::Page,
+    http::{
+        accept,
+        live::{self, Cut},
+        metrics::OpenStream,
+        state::App,
+    },
+    journal::{ReadError, Reader, Slice, reader::Opened},
 };
 
 /// How the output is written.
@@ -23,15 +27,6 @@ pub(in crate::http) enum Form {
     Text,
     /// One JSON object a line.
     JsonLines,
-}
-
-/// Why a document ends early. The connection is cut, so that what was sent doesn't look whole.
-#[derive(Debug, thiserror::Error)]
-enum Cut {
-    #[error("the server is stopping")]
-    Stopping,
-    #[error("the journal can't be read")]
-    Read(#[from] ReadError),
 }
 
 /// The output as it is now, or with `follow` until the build is over.
@@ -45,7 +40,7 @@ pub(in crate::http) fn respond(app: &App, opened: Opened, form: Form, selection:
         stopping: app.stopping.clone(),
         _open: app.metrics.stream(),
     };
-    let body = stream::unfold(Some(document), |document| async move {
+    let source = stream::unfold(Some(document), |document| async move {
         let mut document = document?;
         match document.next().await {
             Ok(None) => None,
@@ -56,7 +51,11 @@ pub(in crate::http) fn respond(app: &App, opened: Opened, form: Form, selection:
             }
         }
     });
-    (headers(form), Body::from_stream(body)).into_response()
+    if follow {
+        live::respond(headers(form), source.boxed())
+    } else {
+        (headers(form), Body::from_stream(source)).into_response()
+    }
 }
 
 pub(super) fn headers(form: Form) -> [(HeaderName, HeaderValue); 4] {
@@ -104,7 +103,7 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub(super) async fn next(&mut self) -> Result<Option<Page>, ReadError> {
+    pub(super) async fn next(&mut self) -> Result<Option<Slice>, ReadError> {
         match self.until {
             None => self.reader.next().await,
             Some(head) if self.reader.position() < head => self.reader.available().await,
@@ -129,13 +128,16 @@ impl Encoder {
         }
     }
 
-    pub(super) fn encode(&mut self, page: &Page) -> Vec<u8> {
+    pub(super) fn encode(&mut self, page: &Slice) -> Vec<u8> {
         let mut out = Vec::new();
-        for (seq, event) in page.iter().filter(|(_, event)| self.selection.holds(event)) {
-            match (self.form, event) {
-                (_, Event::End(_)) => {}
-                (Form::Text, event) => self.text.write(&mut out, event),
-                (Form::JsonLines, event) => encode::json_line(&mut out, *seq, event),
+        let selection = self.selection;
+        let wanted = |event: &Event| !matches!(event, Event::End(_)) && selection.holds(event);
+        match self.form {
+            Form::JsonLines => page.json_lines(&mut out, wanted),
+            Form::Text => {
+                for (_, event) in page.iter().filter(|(_, event)| wanted(event)) {
+                    self.text.write(&mut out, event);
+                }
             }
         }
         out

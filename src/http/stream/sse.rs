@@ -1,20 +1,20 @@
 //! Server-sent events. Every stream pulls from its reader, so a slow client costs itself only and loses nothing.
 
-use std::{convert::Infallible, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
 use axum::{
-    body::{Body, Bytes},
+    body::Bytes,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Selection, encode};
+use super::Selection;
 use crate::{
-    domain::state::StateName,
-    http::{error::ApiError, metrics::OpenStream, state::App},
+    domain::{event::Change, state::StateName},
+    http::{error::ApiError, live, metrics::OpenStream, state::App},
     journal::{ChangeReader, ReadError, Reader, reader::Opened},
 };
 
@@ -91,12 +91,9 @@ impl Source for Entries {
             let Some(page) = self.reader.next().await? else {
                 return Ok(None);
             };
-            let mut out = Vec::new();
-            for (seq, event) in page.iter().filter(|(_, event)| self.selection.holds(event)) {
-                encode::server_sent(&mut out, *seq, event);
-            }
-            if !out.is_empty() {
-                return Ok(Some(out.into()));
+            let events = page.server_sent(|event| self.selection.holds(event));
+            if !events.is_empty() {
+                return Ok(Some(events));
             }
         }
     }
@@ -112,15 +109,11 @@ struct Changes {
 impl Source for Changes {
     async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         loop {
-            let page = self.reader.next().await?;
-            let mut out = Vec::new();
-            for change in &page {
-                if self.states.is_empty() || self.states.contains(&change.state) {
-                    encode::change(&mut out, change);
-                }
-            }
-            if !out.is_empty() {
-                return Ok(Some(out.into()));
+            let changes = self.reader.next().await?;
+            let wanted = |change: &Change| self.states.is_empty() || self.states.contains(&change.state);
+            let events = changes.server_sent(wanted);
+            if !events.is_empty() {
+                return Ok(Some(events));
             }
         }
     }
@@ -140,9 +133,9 @@ fn stream(app: &App, source: impl Source, position: &str) -> Response {
         stopping: app.stopping.clone(),
         _open: app.metrics.stream(),
     };
-    let body = stream::unfold(events, |mut events| async move {
+    let source = stream::unfold(events, |mut events| async move {
         let bytes = events.next().await?;
-        Some((Ok::<_, Infallible>(bytes), events))
+        Some((Ok(bytes), events))
     });
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
@@ -151,7 +144,7 @@ fn stream(app: &App, source: impl Source, position: &str) -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ]
     .map(|(name, value)| (name, HeaderValue::from_static(value)));
-    (headers, Body::from_stream(body)).into_response()
+    live::respond(headers, source.boxed())
 }
 
 struct Events<S> {
