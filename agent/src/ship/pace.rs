@@ -64,7 +64,7 @@ impl Backoff {
         let wait = self.next;
         self.next = (wait * 2).min(self.max);
         let jittered = wait / 2 + wait.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0);
-        asked.map_or(jittered, |asked| asked.min(MAX_ASKED).min(self.max) + jittered)
+        asked.map_or(jittered, |asked| asked.min(MAX_ASKED) + jittered)
     }
 }
 
@@ -91,8 +91,8 @@ mod tests {
                 expected = (expected * 2).min(max);
             }
             let asked = Duration::from_secs(asked);
-            prop_assert!(backoff.next(Some(asked), 0) >= asked.min(max));
-            prop_assert!(backoff.next(Some(asked), u32::MAX) <= max * 2);
+            prop_assert!(backoff.next(Some(asked), 0) >= asked.min(MAX_ASKED));
+            prop_assert!(backoff.next(Some(asked), u32::MAX) <= asked.min(MAX_ASKED) + max);
             backoff.reset();
             prop_assert!(backoff.next(None, u32::MAX) <= FIRST);
         }
