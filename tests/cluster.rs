@@ -7,6 +7,7 @@ mod cluster {
     mod cache;
     mod conformance;
     mod credentials;
+    mod delivery;
     mod deploy;
     mod failures;
     mod images;

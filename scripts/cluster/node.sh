@@ -110,8 +110,8 @@ eventRecordQPS: 0
 # A lost node shows within seconds.
 nodeStatusUpdateFrequency: 4s
 nodeLeaseDurationSeconds: 12
-# Small logs make rotation testable.
-containerLogMaxSize: ${KILN_CLUSTER_LOG_MAX_SIZE:-10Mi}
+# Small logs make rotation testable: what isn't read in time is lost.
+containerLogMaxSize: ${KILN_CLUSTER_LOG_MAX_SIZE:-1Mi}
 containerLogMonitorInterval: 3s
 # The disk is shared with the developer's own files: only an emptyDir's own limit evicts.
 evictionHard: {memory.available: 200Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}

@@ -25,7 +25,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{config::Config, connection::Connection, index::Index};
 use super::{
-    LaunchError, Launched, LogPosition, LogReader, Observation, Readiness, Runner, RunnerError, registry::Registry,
+    LaunchError, Launched, LogPosition, LogReader, Observation, Readiness, Runner, RunnerError, Shipping,
+    registry::Registry,
 };
 use crate::domain::{
     build::{Assignment, LogVia},
@@ -98,6 +99,10 @@ impl Runner for KubernetesRunner {
 
     fn read_log(&self, attempt: AttemptId, step: StepName, after: LogPosition) -> LogReader {
         log::read(&self.inner, &self.tasks, attempt, step, after)
+    }
+
+    fn shipping(&self, attempt: AttemptId) -> Shipping {
+        self.inner.index.shipping(attempt)
     }
 
     async fn stop(&self, attempt: AttemptId) -> Result<(), RunnerError> {

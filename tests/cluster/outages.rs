@@ -57,7 +57,7 @@ async fn expect_queued(replica: &Replica, words: &[&str]) -> String {
 }
 
 /// The kubeconfig of Kiln's own account, with a change.
-fn changed_kubeconfig(folder: &Path, change: impl FnOnce(&mut Value)) -> PathBuf {
+pub(super) fn changed_kubeconfig(folder: &Path, change: impl FnOnce(&mut Value)) -> PathBuf {
     let kubeconfig = Kubeconfig::read_from(variable("KILN_TEST_KUBECONFIG")).expect("a kubeconfig");
     let mut document = serde_json::to_value(kubeconfig).expect("JSON");
     change(&mut document);

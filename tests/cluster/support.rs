@@ -7,6 +7,7 @@ mod environment;
 mod git;
 mod installation;
 mod pods;
+mod postgres;
 mod registry;
 mod replica;
 mod transcript;
@@ -18,9 +19,11 @@ use serde_json::{Value, json};
 pub(super) use self::{
     api::Api,
     deployment::{Deployment, Images, agent_binary, kubectl, repository, strip},
+    entrance::Entrance,
     environment::variable,
     git::Repository,
-    installation::{Installation, run, set},
+    installation::{Installation, run, run_on, set},
+    postgres::Postgres,
     registry::Image,
     replica::Replica,
     transcript::{Event, Stop, Transcript, kiln_lines},

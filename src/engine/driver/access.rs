@@ -8,7 +8,7 @@ use crate::{
     domain::{
         attempt_token::{AttemptKey, Purpose},
         failure::{Failure, FailureCode},
-        secret::UploadAccess,
+        secret::{LogAccess, UploadAccess},
     },
     runner::Runner,
 };
@@ -31,6 +31,10 @@ impl<R: Runner> Driver<'_, R> {
         credentials.upload = uploaded.then(|| UploadAccess {
             url: format!("{base}/upload"),
             token: key.token(attempt, Purpose::Upload),
+        });
+        credentials.log = Some(LogAccess {
+            url: format!("{base}/log"),
+            token: key.token(attempt, Purpose::Log),
         });
         Ok(Ok(()))
     }

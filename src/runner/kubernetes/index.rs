@@ -14,10 +14,13 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use tokio::sync::watch;
 
 use super::{
-    observe::{any_runs, observe},
+    observe::{any_runs, observe, shipping},
     pod,
 };
-use crate::{domain::id::AttemptId, runner::Observation};
+use crate::{
+    domain::id::AttemptId,
+    runner::{Observation, Shipping},
+};
 
 /// What is needed to act on a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub(super) struct Handle {
     pub(super) finished: bool,
     /// Whether anything of it runs, be it only what pushes its log.
     pub(super) running: bool,
+    /// What is known of the sending of its log.
+    pub(super) shipping: Shipping,
     /// When its deletion takes effect, if it was asked for.
     pub(super) deleting: Option<DateTime<Utc>>,
 }
@@ -55,6 +60,7 @@ impl Handle {
             scheduled: pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()),
             finished: matches!(observation, Observation::Finished { .. }),
             running: any_runs(pod),
+            shipping: shipping(pod, observation),
             deleting: metadata.deletion_timestamp.as_ref().and_then(second),
         }
     }
@@ -108,6 +114,19 @@ impl Index {
     /// The attempt's pod, as last seen.
     pub(super) fn pod(&self, attempt: AttemptId) -> Option<Handle> {
         self.lock().attempts.get(&attempt)?.pod.clone()
+    }
+
+    /// What is known of the sending of the attempt's log. What is gone sends no more.
+    pub(super) fn shipping(&self, attempt: AttemptId) -> Shipping {
+        let state = self.lock();
+        let Some(entry) = state.attempts.get(&attempt) else {
+            return Shipping::Absent;
+        };
+        match &entry.pod {
+            Some(pod) => pod.shipping,
+            None if *entry.observed.borrow() == Observation::Unseen => Shipping::Absent,
+            None => Shipping::Over,
+        }
     }
 
     /// Every attempt that has a pod; `None` before the pods were listed for the first time.

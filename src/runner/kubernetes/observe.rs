@@ -21,7 +21,7 @@ use crate::{
         failure::{Failure, FailureCode},
     },
     runner::{
-        Observation, Outcome, PendingReason, StepEnd, StepObservation,
+        Observation, Outcome, PendingReason, Shipping, StepEnd, StepObservation,
         builder::{classify, out_of_memory},
     },
 };
@@ -195,6 +195,26 @@ pub(super) fn any_runs(pod: &Pod) -> bool {
     pod.status
         .as_ref()
         .is_some_and(|status| statuses(status).any(is_running))
+}
+
+/// What a pod's status says about the sending of its log. The sidecar is started again whatever ends it, until the
+/// attempt is over.
+pub(super) fn shipping(pod: &Pod, observation: &Observation) -> Shipping {
+    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    if !containers.into_iter().any(|container| container.name == pod::SHIP) {
+        return Shipping::Absent;
+    }
+    let empty = PodStatus::default();
+    let status = pod.status.as_ref().unwrap_or(&empty);
+    let ship = container(status, pod::SHIP).and_then(|ship| ship.state.as_ref());
+    let ended = ship.is_none_or(|state| state.terminated.is_some());
+    let over = matches!(observation, Observation::Finished { .. } | Observation::Gone { .. });
+    let over = over || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    if ended && over {
+        Shipping::Over
+    } else {
+        Shipping::Running
+    }
 }
 
 fn is_running(container: &ContainerStatus) -> bool {
@@ -825,12 +845,12 @@ mod tests {
         );
     }
 
-    fn shipping(state: &Value) -> Value {
+    fn sidecar(state: &Value) -> Value {
         container("ship", state)
     }
 
     fn ships() -> Value {
-        shipping(&json!({"running": {"startedAt": "2026-11-23T14:00:01Z"}}))
+        sidecar(&json!({"running": {"startedAt": "2026-11-23T14:00:01Z"}}))
     }
 
     fn finished(pod: &Pod) -> bool {
@@ -860,7 +880,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        let crashing = || shipping(&json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}));
+        let crashing = || sidecar(&json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}));
         match observe(&pod(status("Pending", &[crashing(), next()], &initializing))) {
             Observation::Pending {
                 reason: PendingReason::Starting(Some(words)),
@@ -891,6 +911,46 @@ mod tests {
         assert!(finished(&pod(status("Running", &[ships(), well("source")], &build))));
         let source = ended("source", 1, "Error", &failed);
         assert!(finished(&pod(status("Pending", &[ships(), source], &initializing))));
+    }
+
+    #[test]
+    fn the_log_is_sent_until_the_attempt_is_over() {
+        let initializing = waiting("build", "PodInitializing", None);
+        let next = waiting("source", "PodInitializing", None);
+        let gone = ended("ship", 137, "Error", "");
+        let starting = waiting("ship", "PodInitializing", None);
+        let cases = [
+            (status("Pending", &[starting, next], &initializing), Shipping::Running),
+            (
+                status("Running", &[ships(), well("source")], &running("build")),
+                Shipping::Running,
+            ),
+            // Between its death and its restart.
+            (
+                status("Running", &[gone.clone(), well("source")], &running("build")),
+                Shipping::Running,
+            ),
+            (
+                status("Running", &[ships(), well("source")], &well("build")),
+                Shipping::Running,
+            ),
+            (
+                status("Running", &[gone.clone(), well("source")], &well("build")),
+                Shipping::Over,
+            ),
+            (
+                with(status("Failed", &[gone], &initializing), &json!({"reason": "Evicted"})),
+                Shipping::Over,
+            ),
+            (json!({"phase": "Failed", "reason": "OutOfcpu"}), Shipping::Over),
+        ];
+        for (status, expected) in cases {
+            let mut pod = pod(status);
+            assert_eq!(shipping(&pod, &observe(&pod)), Shipping::Absent, "it has no sidecar");
+            let containers = serde_json::from_value(json!([{"name": "ship"}])).unwrap();
+            pod.spec.as_mut().unwrap().init_containers = containers;
+            assert_eq!(shipping(&pod, &observe(&pod)), expected, "{pod:?}");
+        }
     }
 
     #[test]

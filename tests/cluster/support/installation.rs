@@ -39,6 +39,8 @@ pub(in crate::cluster) struct Installation {
     pub(in crate::cluster) entrance: Entrance,
     config: PathBuf,
     token: String,
+    /// Where databases are made.
+    admin: Url,
     database: Url,
     replicas: Mutex<Vec<Arc<Replica>>>,
     folder: TempDir,
@@ -51,8 +53,19 @@ pub(in crate::cluster) async fn run(
     adjust: impl FnOnce(&mut Table),
     test: impl AsyncFnOnce(&Installation),
 ) {
+    let admin = variable("DATABASE_URL").parse().expect("a URL");
+    run_on(&admin, builds, adjust, test).await;
+}
+
+/// The same with a database on this server.
+pub(in crate::cluster) async fn run_on(
+    admin: &Url,
+    builds: u32,
+    adjust: impl FnOnce(&mut Table),
+    test: impl AsyncFnOnce(&Installation),
+) {
     let _slots = SLOTS.acquire_many(builds.min(ROOM)).await.expect("never closed");
-    let installation = Installation::create(adjust).await;
+    let installation = Installation::create(admin, adjust).await;
     let outcome = AssertUnwindSafe(async {
         test(&installation).await;
         installation.expect_nothing_left().await;
@@ -84,7 +97,7 @@ pub(in crate::cluster) fn set(config: &mut Table, path: &str, value: impl Into<V
 }
 
 impl Installation {
-    async fn create(adjust: impl FnOnce(&mut Table)) -> Self {
+    async fn create(admin: &Url, adjust: impl FnOnce(&mut Table)) -> Self {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| {
             let provider = rustls::crypto::ring::default_provider();
@@ -92,7 +105,7 @@ impl Installation {
         });
         let name = format!("test-{}", Uuid::new_v4().simple());
         let folder = tempfile::tempdir().expect("a folder");
-        let mut database: Url = variable("DATABASE_URL").parse().expect("a URL");
+        let mut database = admin.clone();
         execute(&database, format!("CREATE DATABASE \"{name}\"")).await;
         database.set_path(&name);
 
@@ -125,6 +138,7 @@ impl Installation {
             entrance,
             config: path,
             token,
+            admin: admin.clone(),
             database,
             replicas: Mutex::default(),
             folder,
@@ -231,8 +245,7 @@ impl Installation {
             }
         }
         self.pods.clear().await;
-        let admin: Url = variable("DATABASE_URL").parse().expect("a URL");
-        execute(&admin, format!("DROP DATABASE \"{}\" WITH (FORCE)", self.name)).await;
+        execute(&self.admin, format!("DROP DATABASE \"{}\" WITH (FORCE)", self.name)).await;
     }
 }
 

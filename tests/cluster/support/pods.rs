@@ -81,6 +81,11 @@ impl Pods {
         self.api.get(name).await.expect("the pod")
     }
 
+    /// A pod, if there is one.
+    pub(in crate::cluster) async fn find(&self, name: &str) -> Option<Pod> {
+        self.api.get_opt(name).await.expect("an answer")
+    }
+
     /// The Secret of a pod, if there is one.
     pub(in crate::cluster) async fn secret(&self, name: &str) -> Option<Secret> {
         let secrets: Api<Secret> = Api::namespaced(self.api.clone().into_client(), &self.namespace);

@@ -67,7 +67,7 @@ impl Replica {
     }
 
     /// Waits until it can launch builds.
-    pub(super) async fn wait_until_ready(&self) {
+    pub(in crate::cluster) async fn wait_until_ready(&self) {
         eventually("kiln is ready", DEADLINE, || async {
             self.api.ready().await.0.then_some(())
         })

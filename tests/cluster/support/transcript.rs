@@ -72,6 +72,15 @@ impl Transcript {
     pub(in crate::cluster) async fn read(
         &mut self,
         connection: &mut Connection,
+        wanted: impl FnMut(&Event) -> bool,
+    ) -> Stop {
+        self.read_within(DEADLINE, connection, wanted).await
+    }
+
+    async fn read_within(
+        &mut self,
+        limit: Duration,
+        connection: &mut Connection,
         mut wanted: impl FnMut(&Event) -> bool,
     ) -> Stop {
         let reading = async {
@@ -91,7 +100,7 @@ impl Transcript {
                 }
             }
         };
-        let read = tokio::time::timeout(DEADLINE, reading).await;
+        let read = tokio::time::timeout(limit, reading).await;
         read.unwrap_or_else(|_| panic!("the events don't go on after {:?}", self.events.last()))
     }
 
@@ -114,9 +123,15 @@ impl Transcript {
 
     /// Reads to the build's end, and makes sure that nothing follows. Returns the `end` event's data.
     pub(in crate::cluster) async fn read_to_end(&mut self, api: &Api) -> Value {
+        self.read_to_end_within(api, DEADLINE).await
+    }
+
+    /// The same for a build that takes longer.
+    pub(in crate::cluster) async fn read_to_end_within(&mut self, api: &Api, limit: Duration) -> Value {
         if self.events.last().is_none_or(|event| event.kind != "end") {
             let mut connection = self.connect(api).await;
-            assert_eq!(self.read(&mut connection, |_| false).await, Stop::Closed);
+            let stop = self.read_within(limit, &mut connection, |_| false).await;
+            assert_eq!(stop, Stop::Closed);
         }
         let end = self.events.last().expect("events");
         assert_eq!(end.kind, "end", "the stream was closed before the end");
