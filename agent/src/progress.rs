@@ -102,13 +102,19 @@ pub(crate) mod tests {
 
     /// Passes these portions through a translator.
     pub(crate) fn seen(progress: Progress, portions: &[&[u8]]) -> Seen {
+        let at_once: Vec<_> = portions.iter().map(|&portion| (Duration::ZERO, portion)).collect();
+        seen_over_time(progress, &at_once)
+    }
+
+    /// The same with the moment at which each arrives.
+    pub(crate) fn seen_over_time(progress: Progress, portions: &[(Duration, &[u8])]) -> Seen {
         let file = NamedTempFile::new().unwrap();
         let sink = Sink::new(file.reopen().unwrap(), None, || 7);
-        let now = Instant::now();
+        let begun = Instant::now();
         let mut translator = Translator::new(progress, Writer(1));
-        for portion in portions {
+        for (after, portion) in portions {
             let mut batch = sink.batch(Writer(1), Stream::Stdout);
-            translator.take(portion, now, &mut batch);
+            translator.take(portion, begun + *after, &mut batch);
             batch.send().unwrap();
         }
         let mut batch = sink.batch(Writer(1), Stream::Stdout);

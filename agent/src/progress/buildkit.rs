@@ -22,7 +22,7 @@ use memchr::memchr;
 
 use self::{
     message::{Log, Message, Status, Time, Warning},
-    vertex::{State, Vertex},
+    vertex::{Output, State, Vertex},
 };
 use crate::capture::{
     lines::Lines,
@@ -34,6 +34,9 @@ const MAX_LINE: usize = 24 * 1024 * 1024;
 
 /// BuildKit ends many vertices and comes back to them at once; they have ended when that doesn't happen for so long.
 const SETTLED: Duration = Duration::from_millis(200);
+/// Output comes apart from the news of its vertex, and on a busy machine after the end. A line that has no end yet is
+/// waited for so much longer, or it would come out in two.
+const UNFINISHED: Duration = Duration::from_secs(2);
 
 /// How much time passes between two lines about one download, in microseconds.
 const STATUS_EVERY: i64 = 5_000_000;
@@ -94,18 +97,13 @@ impl Buildkit {
     }
 
     pub(super) fn due(&self, now: Instant) -> Option<Duration> {
-        let ends = self.vertices.iter().filter_map(|vertex| match vertex.state {
-            State::Ending(since) => Some(since + SETTLED),
-            State::Waiting | State::Running | State::Ended => None,
-        });
+        let ends = self.vertices.iter().filter_map(settled_at);
         ends.min().map(|at| at.saturating_duration_since(now))
     }
 
     pub(super) fn tick(&mut self, now: Instant, batch: &mut Batch<'_>) {
         for at in 0..self.vertices.len() {
-            if let State::Ending(since) = self.vertices[at].state
-                && now >= since + SETTLED
-            {
+            if settled_at(&self.vertices[at]).is_some_and(|settled| now >= settled) {
                 self.end(at, batch);
             }
         }
@@ -156,6 +154,12 @@ impl Buildkit {
     }
 
     fn apply(&mut self, message: Message, now: Instant, batch: &mut Batch<'_>) {
+        for log in message.logs.iter().flatten() {
+            let at = self.place(&log.vertex);
+            if let State::Ending(since) = &mut self.vertices[at].state {
+                *since = now;
+            }
+        }
         self.tick(now, batch);
         let vertexes = message.vertexes.unwrap_or_default();
         let mut touched = Vec::new();
@@ -327,6 +331,15 @@ impl Buildkit {
         let done = if over { " done" } else { "" };
         self.say(at, &format!("{}{amount}{took}{done}", status.id), batch);
     }
+}
+
+/// When a vertex that is ending has ended.
+fn settled_at(vertex: &Vertex) -> Option<Instant> {
+    let State::Ending(since) = vertex.state else {
+        return None;
+    };
+    let unfinished = vertex.outputs.iter().any(Output::is_within);
+    Some(since + if unfinished { UNFINISHED } else { SETTLED })
 }
 
 /// Which writer and stream the output of a vertex belongs to: lines that are not complete must not run together.

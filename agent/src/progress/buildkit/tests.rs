@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::progress::tests::{Seen, seen};
+use crate::progress::tests::{Seen, seen, seen_over_time};
 
 /// Real output of v0.34.2, shortened: a build of three stages that pushes, the same once more, and one that fails.
 const OK: &str = include_str!("samples/ok.jsonl");
@@ -122,6 +122,37 @@ fn a_vertex_that_never_ends_has_failed() {
     let found = read(&format!("{line}\n"));
     assert_eq!(found.all[..3], ["> 1 started [1/1] RUN x\ny", "#1 [1/1] RUN x", "#1 y"]);
     assert_eq!(found.records[1].phase, StepPhase::Failed);
+}
+
+#[test]
+fn output_that_comes_after_the_end_stays_whole() {
+    let base64 = |text: &str| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, text);
+    let log = |text: &str| {
+        let log = json!({"vertex": "a", "stream": 1, "data": base64(text), "timestamp": "2026-11-23T18:00:00.5Z"});
+        format!("{}\n", json!({"logs": [log]}))
+    };
+    let vertex = |completed: Option<&str>| {
+        let vertex =
+            json!({"digest": "a", "name": "[1/1] RUN x", "started": "2026-11-23T18:00:00Z", "completed": completed});
+        format!("{}\n", json!({"vertexes": [vertex]}))
+    };
+    let messages = [
+        (0, vertex(None)),
+        (100, log("one\nhalf of ")),
+        (200, vertex(Some("2026-11-23T18:00:01Z"))),
+        // Longer than it takes to believe the end of a vertex that isn't in the middle of a line.
+        (1900, log("two\nthree\nfo")),
+        (3800, log("ur\n")),
+        (4100, format!("{}\n", json!({"vertexes": []}))),
+    ];
+    let portions: Vec<_> = messages
+        .iter()
+        .map(|(after, message)| (Duration::from_millis(*after), message.as_bytes()))
+        .collect();
+    let found = seen_over_time(Progress::BuildkitJson, &portions);
+    let lines = ["one", "half of two", "three", "four"].map(|line| format!("#1 0.500 {line}"));
+    assert_eq!(found.all[2..6], lines);
+    assert_eq!(found.all[6], "#1 DONE 1.0s");
 }
 
 #[test]

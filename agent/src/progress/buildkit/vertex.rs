@@ -128,6 +128,11 @@ impl Output {
         }
     }
 
+    /// Whether it is in the middle of a line.
+    pub(super) const fn is_within(&self) -> bool {
+        self.within
+    }
+
     /// Ends a line that has no end.
     pub(super) fn finish(&mut self, emit: impl FnMut(&[u8], bool)) {
         self.within = false;
