@@ -75,7 +75,13 @@ impl Publisher {
             self.line += count as u64;
             let entries = vec![event.clone(); count];
             self.writer
-                .append(self.lease, from, cursor(self.line), &entries)
+                .append(
+                    self.lease,
+                    from,
+                    cursor(self.line),
+                    &entries,
+                    (count * self.text.len()) as u64,
+                )
                 .await?;
         }
         Ok(())

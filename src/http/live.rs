@@ -125,7 +125,7 @@ async fn write(socket: &TcpStream, chunk: impl Buf, peers: PeerTimeouts, stoppin
         return written.ok();
     }
     // The kernel takes a reader for dead that doesn't read for so long; but it may only be slow.
-    peers.be_patient(socket);
+    PeerTimeouts::be_patient(socket);
     let overdue = async {
         tokio::select! {
             () = tokio::time::sleep(STALLED) => {}

@@ -63,7 +63,7 @@ impl PeerTimeouts {
     }
 
     /// Leaves it to the kernel's own rules, by which a peer may be slow for as long as it answers.
-    pub(super) fn be_patient(self, stream: &TcpStream) {
+    pub(super) fn be_patient(stream: &TcpStream) {
         let _ = setsockopt(stream, TcpUserTimeout, &0);
     }
 }

@@ -191,9 +191,8 @@ async fn fill(pool: PgPool, signals: Signals, tail: Arc<Tail<Page>>, mut last: i
         match read(&pool, &signals, &tail, &mut last).await {
             Ok(()) => {
                 backoff = BACKOFF.0;
-                let poll: Duration = signals.poll_interval();
                 // Whether it is news or time to look makes no difference.
-                let _ = tokio::time::timeout(poll, news.changed()).await;
+                let _ = tokio::time::timeout(signals.poll_interval(), news.changed()).await;
             }
             Err(Error::Unavailable(error)) => {
                 tracing::warn!(error = %error, "those who follow changes wait for the database");
@@ -270,8 +269,7 @@ impl ChangeReader {
                     }
                     Look::Behind => {}
                     Look::Abandoned => {
-                        let poll: Duration = self.signals.poll_interval();
-                        tokio::time::sleep(poll).await;
+                        tokio::time::sleep(self.signals.poll_interval()).await;
                     }
                 }
             }
