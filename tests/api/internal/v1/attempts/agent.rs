@@ -40,6 +40,7 @@ impl Pod {
                 subdir: String::new(),
                 dockerfile: "Dockerfile".to_owned(),
                 template: None,
+                mask: Vec::new(),
             },
             build: RunPlan {
                 commands: vec![Step {
