@@ -31,6 +31,7 @@ async fn a_build_is_accepted_and_queued(pool: PgPool) {
                 "annotations": {}, "registry_credentials": [], "secrets": {}, "ssh": null, "cache": null,
             },
             "commit": null, "digest": null, "images": ["registry.example/team/app:1"], "attempts": [],
+            "log_bytes": 0,
             "retry_of": null, "retried_by": null,
             "created_at": created_at, "started_at": null, "finished_at": null,
             "links": {"self": this, "events": format!("{this}/events"), "logs": format!("{this}/logs"),
