@@ -194,6 +194,7 @@ impl From<ReadError> for ApiError {
         match error {
             ReadError::Store(error) => Self::Store(error),
             ReadError::Archive(error) => Self::Archive(error),
+            ReadError::Deleted => Self::NotFound(Missing::Build),
         }
     }
 }

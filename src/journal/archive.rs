@@ -6,6 +6,7 @@ pub mod mover;
 
 use std::{
     collections::VecDeque,
+    os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -110,7 +111,12 @@ impl Archive {
                 let path: PathBuf = url
                     .to_file_path()
                     .map_err(|()| ArchiveError::Address(format!("{url} names no folder of this host")))?;
-                std::fs::create_dir_all(&path).map_err(|error| unusable(&error))?;
+                let mut folder = std::fs::DirBuilder::new();
+                folder
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&path)
+                    .map_err(|error| unusable(&error))?;
                 // Rows are deleted once an object is written, so it has to be on disk by then.
                 let store = LocalFileSystem::new_with_prefix(path)
                     .map_err(|error| unusable(&error))?

@@ -14,6 +14,9 @@ pub enum ReadError {
     /// The database.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The build was deleted while its journal was read.
+    #[error("the build was deleted")]
+    Deleted,
     /// The archive.
     #[error(transparent)]
     Archive(#[from] ArchiveError),

@@ -71,7 +71,11 @@ pub(super) fn log(text: impl Into<String>) -> Event {
 /// Adds rows to a journal.
 pub(super) async fn append(pool: &PgPool, build: BuildId, rows: &[Vec<Event>]) {
     for row in rows {
-        let packed = pack(row);
+        let mut packed = pack(row);
+        // As the entry that a claim writes.
+        if packed.codec == 0 && packed.count == 1 {
+            assert_eq!(packed.body.pop(), Some(b'\n'));
+        }
         sqlx::query(
             "WITH build AS (UPDATE builds SET journal_head = journal_head + $2 WHERE id = $1 RETURNING journal_head)
              INSERT INTO journal (build_id, first_seq, last_seq, codec, body)

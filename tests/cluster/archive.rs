@@ -26,6 +26,7 @@ struct S3 {
 impl S3 {
     async fn start(root: &Path) -> Self {
         std::fs::create_dir_all(root.join(BUCKET)).expect("a bucket");
+        std::fs::create_dir_all(root.with_file_name("metadata")).expect("a folder");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         drop(listener);
@@ -44,7 +45,7 @@ impl S3 {
             .args(["--access", ACCESS, "--secret", SECRET])
             // What belongs to objects is kept beside them: not every file system has extended attributes.
             .args(["posix", "--sidecar"])
-            .arg(root.with_extension("sidecar"))
+            .arg(root.with_file_name("metadata"))
             .arg(root)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

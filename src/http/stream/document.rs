@@ -46,7 +46,8 @@ pub(in crate::http) fn respond(app: &App, opened: Opened, form: Form, selection:
             Ok(None) => None,
             Ok(Some(bytes)) => Some((Ok(bytes), Some(document))),
             Err(cut) => {
-                tracing::warn!(error = %cut, "a log was cut off while it was being sent");
+                let cause = std::error::Error::source(&cut);
+                tracing::warn!(error = %cut, cause = ?cause, "a log was cut off while it was being sent");
                 Some((Err(cut), None))
             }
         }
@@ -106,7 +107,10 @@ impl Pages {
     pub(super) async fn next(&mut self) -> Result<Option<Slice>, ReadError> {
         match self.until {
             None => self.reader.next().await,
-            Some(head) if self.reader.position() < head => self.reader.available().await,
+            // They are all there; an end that comes early is no end.
+            Some(head) if self.reader.position() < head => {
+                self.reader.available().await?.map(Some).ok_or(ReadError::Deleted)
+            }
             Some(_) => Ok(None),
         }
     }

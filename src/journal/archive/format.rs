@@ -95,11 +95,15 @@ impl Encoder {
         self.last_seq
     }
 
-    /// Takes the next entries, one JSON object a line. Returns what is ready to be written.
+    /// Takes the next entries, one JSON object a line; the last line of a row may lack its end. Returns what is ready to
+    /// be written.
     pub(super) fn push(&mut self, lines: &[u8]) -> Result<Vec<u8>, FormatError> {
         let mut ready = Vec::new();
         for line in lines.split_inclusive(|&byte| byte == b'\n') {
             self.plain.extend_from_slice(line);
+            if !line.ends_with(b"\n") {
+                self.plain.push(b'\n');
+            }
             self.last_seq += 1;
             if self.plain.len() >= FRAME {
                 self.end_frame(&mut ready)?;
@@ -201,6 +205,11 @@ impl Index {
         self.frames.get(position).copied()
     }
 
+    /// All frames, in order.
+    pub(super) fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
     /// Memory that it takes, about.
     pub(super) fn size(&self) -> usize {
         size_of_val(self.frames.as_slice()) + size_of::<Self>()
@@ -254,7 +263,9 @@ mod tests {
         for row in rows {
             let packed = pack(row);
             let lines = plain(packed.codec, &packed.body).expect("packed");
-            object.extend(encoder.push(&lines).expect("takes"));
+            // Some rows are written without the end of their last line.
+            let lines = lines.strip_suffix(b"\n").expect("a line");
+            object.extend(encoder.push(lines).expect("takes"));
         }
         let (rest, index) = encoder.finish().expect("ends");
         object.extend(rest);

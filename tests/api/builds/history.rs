@@ -2,12 +2,16 @@
 
 use chrono::{TimeDelta, Utc};
 use kiln::{
-    domain::{id::BuildId, project::Scope},
+    domain::{
+        event::{Event, Log, LogStream, StepName},
+        id::BuildId,
+        project::Scope,
+    },
     journal::{
         History,
         archive::{Archive, metrics::Metrics, mover},
     },
-    store::{builds, retention},
+    store::{builds, entries::pack, retention},
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -15,7 +19,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::api::support::{Answer, Caller, TestApp, id};
+use crate::api::support::{Answer, Caller, TestApp, id, soon};
 
 /// A build that was cancelled some days ago.
 async fn cancelled(app: &TestApp, caller: &Caller<'_>, days: i64) -> Value {
@@ -107,6 +111,51 @@ async fn archived_builds_answer_as_before(pool: PgPool) {
         assert_eq!(Answer::of(caller.get("/readyz")).await.status, StatusCode::OK);
     }
     unaware.stop().await;
+    app.stop().await;
+}
+
+/// A text without a length doesn't end as if it were whole when its build is deleted meanwhile.
+#[sqlx::test]
+async fn a_text_is_cut_off_when_its_build_is_deleted(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let caller = app.caller(Scope::BuildsWrite).await;
+    let build = caller.create().await;
+    let of: BuildId = id(&build).parse().expect("an id");
+    let long = pack(&[Event::Log(Log {
+        step: StepName::Build,
+        stream: LogStream::Stdout,
+        at: Utc::now(),
+        text: format!("{}\n", "x".repeat(400_000)),
+        partial: false,
+        replaced: 0,
+    })]);
+    // More than sockets hold.
+    sqlx::query(
+        "WITH build AS (UPDATE builds SET journal_head = 101 WHERE id = $1)
+         INSERT INTO journal (build_id, first_seq, last_seq, codec, body)
+         SELECT $1, seq, seq, $2, $3 FROM generate_series(2, 101) AS seq",
+    )
+    .bind(of.0)
+    .bind(long.codec)
+    .bind(long.body)
+    .execute(&pool)
+    .await
+    .expect("writes");
+    builds::cancel(&pool, of, Utc::now() - TimeDelta::days(40))
+        .await
+        .expect("cancels");
+    let request = caller
+        .get(&format!("/v1/builds/{of}/logs"))
+        .header("accept", "text/plain");
+    let mut response = request.send().await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(response.chunk().await.expect("a piece").is_some());
+    assert_eq!(retention::delete_builds(&pool, 30).await.expect("deletes"), 1);
+    let end = async {
+        while response.chunk().await?.is_some() {}
+        Ok::<_, reqwest::Error>(())
+    };
+    assert!(soon("the end", end).await.is_err());
     app.stop().await;
 }
 
