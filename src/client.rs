@@ -14,6 +14,7 @@ mod interrupt;
 mod keyboard;
 mod live;
 mod problem;
+mod reasons;
 mod request;
 mod screen;
 mod settings;

@@ -18,10 +18,10 @@ use super::{
 /// The server says something every 15 seconds; after this much silence the connection is dead.
 const SILENCE: Duration = Duration::from_mins(1);
 /// Pause before the first try to come back, unless the server asks for another, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long a service may be away before following it is given up.
-const PATIENCE: Duration = Duration::from_mins(10);
+pub(super) const PATIENCE: Duration = Duration::from_mins(10);
 /// Entries that are held for a slow terminal.
 const AHEAD: usize = 256;
 

@@ -98,6 +98,8 @@ pub(super) struct Work {
     steps: BTreeMap<u64, (String, Instant)>,
     done: u64,
     cached: u64,
+    /// Why nothing is heard of it, as far as that is known.
+    reason: Option<String>,
     /// What is asked of the person at the terminal.
     question: Option<String>,
 }
@@ -111,12 +113,18 @@ impl Work {
             steps: BTreeMap::new(),
             done: 0,
             cached: 0,
+            reason: None,
             question: None,
         }
     }
 
     pub(super) fn set_state(&mut self, state: &str) {
         state.clone_into(&mut self.state);
+    }
+
+    /// Sets why nothing is heard of it, or that something is.
+    pub(super) fn wait_for(&mut self, reason: Option<String>) {
+        self.reason = reason;
     }
 
     /// Sets what is asked, or withdraws it.
@@ -153,6 +161,9 @@ impl Work {
         }
         if self.done > 0 {
             text = format!("{text} · steps done: {}, cached: {}", self.done, self.cached);
+        }
+        if let Some(reason) = &self.reason {
+            text = format!("{text} · {reason}");
         }
         let line = |since: Instant, text: &str| {
             let spinner = spinner(now.saturating_duration_since(self.begun));
@@ -206,6 +217,9 @@ mod tests {
         let begun = Instant::now();
         let mut work = Work::new(begun);
         assert_eq!(work.lines(begun), ["⠋   0s queued"]);
+        work.wait_for(Some("2 builds go first".to_owned()));
+        assert_eq!(work.lines(begun), ["⠋   0s queued · 2 builds go first"]);
+        work.wait_for(None);
         work.set_state("running");
         for vertex in 1..=6 {
             work.on_step(&step(vertex, "started"), format!("step {vertex}"), begun);

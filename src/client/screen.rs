@@ -16,7 +16,7 @@ use super::{
     args::Color,
     live::{Live, Sending, Size, Work, frame},
     text::harmless,
-    wire::{Entry, Event, Gap, Status},
+    wire::{Entry, Event, Gap, Queue, Status},
 };
 
 /// Standard output and error, with colours where they are wanted.
@@ -31,6 +31,10 @@ pub(super) struct Screen {
     within_line: bool,
     /// Whether the connection is known to be gone.
     away: bool,
+    /// Where the build stands, as far as that was shown.
+    state: String,
+    /// What was last said to keep it from going on.
+    blocked: Option<String>,
     /// Where the build's output goes.
     output: Output,
 }
@@ -90,6 +94,8 @@ impl Screen {
             live: None,
             within_line: false,
             away: false,
+            state: String::new(),
+            blocked: None,
             output: Output::Out,
         }
     }
@@ -196,8 +202,32 @@ impl Screen {
         self.say(&styled(FAINT, "kiln: connected again; nothing was missed"))
     }
 
+    /// Tells why nothing is heard of the build: below the lines that stay, or in a line when that is something new.
+    pub(super) fn waits(&mut self, queue: &Queue) -> io::Result<()> {
+        // It has gone on since it was asked.
+        if !self.state.is_empty() && self.state != queue.state {
+            return Ok(());
+        }
+        if let Some(Live::Build(work)) = &mut self.live {
+            work.wait_for(queue.reason());
+            return self.tick();
+        }
+        let block = queue.block();
+        if block == self.blocked {
+            return Ok(());
+        }
+        self.blocked.clone_from(&block);
+        match block {
+            Some(block) => self.say(&styled(FAINT, &format!("kiln: {}: {block}", queue.state))),
+            None => Ok(()),
+        }
+    }
+
     /// Shows something that happened to the build.
     pub(super) fn show(&mut self, entry: &Entry) -> io::Result<()> {
+        if let Some(Live::Build(work)) = &mut self.live {
+            work.wait_for(None);
+        }
         match &entry.event {
             Event::Log(log) => self.output(&log.text),
             Event::Gap(gap) => {
@@ -248,6 +278,7 @@ impl Screen {
     }
 
     fn status(&mut self, status: &Status) -> io::Result<()> {
+        self.state.clone_from(&status.state);
         if let Some(Live::Build(work)) = &mut self.live {
             work.set_state(&status.state);
         }

@@ -4,19 +4,23 @@ use std::future::pending;
 
 use chrono::{TimeDelta, Utc};
 use serde_json::value::RawValue;
-use tokio::{sync::oneshot, time::MissedTickBehavior};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, MissedTickBehavior, sleep},
+};
 
 use super::{
     api::Api,
     cancel::{Canceller, Told},
     error::{ClientError, Exit},
-    follow::{Follower, News, What},
+    follow::{FIRST_PAUSE, Follower, LONGEST_PAUSE, News, PATIENCE, What},
     interrupt::Interrupts,
     keyboard::{Keyboard, QUESTION, Wish},
     live::TICK,
+    reasons::Reasons,
     screen::{BAD, FAINT, Output, Screen, UNSURE, style_of, styled},
     text::span,
-    wire::{Build, Event},
+    wire::{Build, Event, Queue},
 };
 
 /// How a build is attended.
@@ -39,7 +43,7 @@ pub(super) struct Watch<'a> {
 pub(super) enum Attended {
     /// It is over; the build as it is now.
     Over(Box<Build>, Box<RawValue>),
-    /// It was left to itself.
+    /// It was left to itself, or the person didn't wait to hear how it ended.
     Detached,
 }
 
@@ -89,6 +93,14 @@ async fn told(canceller: &mut Option<Canceller>) -> Option<Told> {
     }
 }
 
+/// What the build waits for, as long as that can be asked.
+async fn waiting(reasons: &mut Option<Reasons>) -> Option<Queue> {
+    match reasons {
+        Some(reasons) => reasons.next().await,
+        None => pending().await,
+    }
+}
+
 impl Watch<'_> {
     /// Follows the build until it is over, or until the person at the terminal has had enough.
     pub(super) async fn attend(mut self, interrupts: &mut Interrupts) -> Result<Attended, ClientError> {
@@ -99,8 +111,17 @@ impl Watch<'_> {
         let id = &self.id;
         match end? {
             Followed::ToTheEnd => {
-                let (build, document) = self.outcome().await?;
-                return Ok(Attended::Over(Box::new(build), document));
+                let outcome = wait_for_end(self.api, self.screen, id, true);
+                tokio::select! {
+                    outcome = outcome => {
+                        let (build, document) = outcome?;
+                        return Ok(Attended::Over(Box::new(build), document));
+                    }
+                    _ = interrupts.next() => {}
+                }
+                self.screen.say(&format!(
+                    "kiln: the build is over, but the service is away; `kiln get {id}` shows how it ended"
+                ))?;
             }
             Followed::Left { unheard: false } => self.screen.say(&format!(
                 "kiln: detached; the build goes on. Follow it again with `kiln logs -f {id}`, stop it with `kiln cancel {id}`"
@@ -117,6 +138,7 @@ impl Watch<'_> {
         if self.screen.interactive {
             asked.keyboard = Keyboard::quiet();
         }
+        let mut reasons = Some(Reasons::start(self.api, &self.id));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -142,6 +164,9 @@ impl Watch<'_> {
                 told = told(&mut asked.canceller) => self.told(&mut asked, told)?,
                 news = follower.next() => match news {
                     Some(News::Entry(entry)) => {
+                        if let Some(reasons) = &reasons {
+                            reasons.heard();
+                        }
                         if self.events_as_json {
                             if !matches!(entry.event, Event::Other) {
                                 self.screen.print(&format!("{}\n", entry.data))?;
@@ -154,6 +179,11 @@ impl Watch<'_> {
                     Some(News::Back) => self.screen.back()?,
                     Some(News::Failed(error)) => return Err(error),
                     None => return Ok(Followed::ToTheEnd),
+                },
+                queue = waiting(&mut reasons) => match queue {
+                    Some(queue) if !self.events_as_json => self.screen.waits(&queue)?,
+                    Some(_) => {}
+                    None => reasons = None,
                 },
                 _ = ticks.tick() => self.screen.tick()?,
             }
@@ -205,22 +235,41 @@ impl Watch<'_> {
         }
         Ok(())
     }
-
-    /// The build after its end.
-    async fn outcome(&self) -> Result<(Build, Box<RawValue>), ClientError> {
-        wait_for_end(self.api, &self.id).await
-    }
 }
 
-/// Waits until a build is over.
-pub(super) async fn wait_for_end(api: &Api, id: &str) -> Result<(Build, Box<RawValue>), ClientError> {
+/// Waits until a build is over. `known` says that the service was just there and is worth waiting for from the beginning;
+/// without, the first answer has to come.
+pub(super) async fn wait_for_end(
+    api: &Api,
+    screen: &mut Screen,
+    id: &str,
+    mut known: bool,
+) -> Result<(Build, Box<RawValue>), ClientError> {
+    let mut away: Option<Instant> = None;
+    let mut pause = FIRST_PAUSE;
     loop {
         let request = api.get(&["v1", "builds", id]).query(&[("wait", "30")]);
-        let document: Box<RawValue> = api.json(request).await?;
-        let build = read_build(api, &document)?;
-        if build.ended().is_some() {
-            return Ok((build, document));
+        let error = match api.json::<Box<RawValue>>(request).await {
+            Ok(document) => {
+                if away.take().is_some() {
+                    screen.back()?;
+                }
+                (known, pause) = (true, FIRST_PAUSE);
+                let build = read_build(api, &document)?;
+                if build.ended().is_some() {
+                    return Ok((build, document));
+                }
+                continue;
+            }
+            Err(error) => error,
+        };
+        let since = *away.get_or_insert_with(Instant::now);
+        if !known || !error.is_passing() || since.elapsed() > PATIENCE {
+            return Err(error);
         }
+        screen.lost()?;
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
+use super::text::harmless;
 use crate::domain::state::StateName;
 
 /// Why a build or an attempt failed.
@@ -53,6 +54,48 @@ pub(super) struct Attempt {
     pub(super) failure: Option<Failure>,
     pub(super) started_at: Option<DateTime<Utc>>,
     pub(super) finished_at: Option<DateTime<Utc>>,
+}
+
+/// What a build waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Queue {
+    #[serde(default)]
+    pub(super) state: String,
+    position: Option<Position>,
+    blocked_by: Option<Block>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Position {
+    all: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Block {
+    message: String,
+}
+
+impl Queue {
+    /// What keeps the build from going on, in words that are harmless on a terminal.
+    pub(super) fn block(&self) -> Option<String> {
+        let block = self.blocked_by.as_ref()?;
+        Some(harmless(&block.message)).filter(|message| !message.trim().is_empty())
+    }
+
+    /// The same, behind how many builds go first.
+    pub(super) fn reason(&self) -> Option<String> {
+        let ahead = match self
+            .position
+            .as_ref()
+            .map_or(0, |position| position.all.saturating_sub(1))
+        {
+            0 => None,
+            1 => Some("1 build goes first".to_owned()),
+            ahead => Some(format!("{ahead} builds go first")),
+        };
+        let parts: Vec<_> = ahead.into_iter().chain(self.block()).collect();
+        Some(parts.join("; ")).filter(|reason| !reason.is_empty())
+    }
 }
 
 /// A page of builds, each as it came.

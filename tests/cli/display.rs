@@ -3,7 +3,13 @@
 use kiln::domain::{event::StepName, project::Scope};
 use sqlx::PgPool;
 
-use super::{service::TestApp, support::Shell, terminal::Terminal, worker::Hand};
+use super::{
+    service::TestApp,
+    support::Shell,
+    terminal::Terminal,
+    wire::{Wire, address},
+    worker::Hand,
+};
 
 const BUILD: [&str; 3] = ["build", "https://git.example/app.git", "--no-push"];
 
@@ -88,6 +94,82 @@ async fn a_terminal_that_cannot_redraw_gets_lines(pool: PgPool) {
         // Colours are no lines that move.
         for moves in ["\u{1b}[J", "\u{1b}[?7l", "\u{1b}[1A"] {
             assert!(!rest.contains(moves), "{rest:?}");
+        }
+    }
+    app.stop().await;
+}
+
+const NO_WORKER: &str = "queued · no worker runs: the operator has to start one";
+
+#[sqlx::test]
+async fn what_a_build_waits_for_is_shown_until_it_goes_on(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let shell = Shell::of(&app, Scope::BuildsWrite).await;
+    let mut terminal = Terminal::start(&shell, &BUILD);
+    terminal.until(NO_WORKER).await;
+    let ran = shell.run(&["list", "--json"]).await.expect(0);
+    let id = ran.json()["items"][0]["id"].as_str().expect("an id").to_owned();
+    let told = shell.run(&["get", &id]).await.expect(0).out;
+    assert!(
+        told.contains("\nwaits      no worker runs: the operator has to start one\n"),
+        "{told}"
+    );
+    let mut hand = Hand::claim(&pool, &app.signals).await;
+    hand.run().await;
+    terminal.until("running").await;
+    hand.succeed().await;
+    assert_eq!(terminal.ends().await.0, 0);
+    let text = terminal.text().join("\n");
+    assert!(!text.contains("no worker runs"), "{text}");
+    let told = shell.run(&["get", &id]).await.expect(0).out;
+    assert!(!told.contains("\nwaits"), "{told}");
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn what_a_build_waits_for_is_one_line_where_nothing_is_redrawn(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let shell = Shell::of(&app, Scope::BuildsWrite).await;
+    let mut terminal = Terminal::of_kind(&shell, &BUILD, Some("dumb"));
+    terminal
+        .until("kiln: queued: no worker runs: the operator has to start one")
+        .await;
+    let mut hand = Hand::claim(&pool, &app.signals).await;
+    hand.run().await;
+    hand.succeed().await;
+    let (code, rest) = terminal.ends().await;
+    assert_eq!(code, 0);
+    assert!(!rest.contains("no worker runs"), "{rest:?}");
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn a_service_that_is_away_when_a_build_ends_is_waited_for(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let mut shell = Shell::of(&app, Scope::BuildsWrite).await;
+    let wire = Wire::to(&app, &[]).await;
+    shell.url = Some(wire.url.clone());
+    for interrupted in [false, true] {
+        wire.set(Some(address(&app)));
+        let mut terminal = Terminal::start(&shell, &BUILD);
+        terminal.until("queued").await;
+        let mut hand = Hand::claim(&pool, &app.signals).await;
+        hand.run().await;
+        terminal.until("running").await;
+        wire.set(None);
+        hand.succeed().await;
+        terminal.until("the connection is gone; trying to get it back").await;
+        if interrupted {
+            terminal.types("\u{3}");
+            let (code, rest) = terminal.ends().await;
+            assert_eq!(code, 130);
+            assert!(rest.contains("the build is over, but the service is away"), "{rest}");
+        } else {
+            wire.set(Some(address(&app)));
+            terminal.until("connected again").await;
+            let (code, rest) = terminal.ends().await;
+            assert_eq!(code, 0);
+            assert!(rest.contains("kiln: succeeded"), "{rest}");
         }
     }
     app.stop().await;

@@ -47,6 +47,7 @@ impl Wire {
         Self { url, state }
     }
 
+    /// Streams that are open stay so; whatever else is asked meanwhile finds nobody.
     pub(super) fn set(&self, service: Option<SocketAddr>) {
         self.state.lock().expect("sound").service = service;
     }
@@ -74,6 +75,9 @@ async fn carry(mut client: TcpStream, state: Arc<Mutex<State>>) {
         tokio::select! {
             read = client.read(&mut there) => {
                 let Ok(read @ 1..) = read else { return };
+                if state.lock().expect("sound").service.is_none() {
+                    return;
+                }
                 if String::from_utf8_lossy(&there[..read]).contains("/events ") {
                     let mut state = state.lock().expect("sound");
                     state.streams += 1;

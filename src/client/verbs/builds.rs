@@ -7,6 +7,7 @@ use super::Session;
 use crate::client::{
     args::{BuildName, Cancel, Get},
     error::{ClientError, Exit},
+    reasons::queue,
     request::FOLDER,
     screen::{BAD, FAINT, style_of, styled},
     text::{age, harmless, span},
@@ -19,7 +20,7 @@ pub(in crate::client) async fn get(flags: Get) -> Result<Exit, ClientError> {
     let mut session = Session::open(&flags.common)?;
     let id = session.find(&flags.id).await?;
     let (build, document) = if flags.wait {
-        wait_for_end(&session.api, &id).await?
+        wait_for_end(&session.api, &mut session.screen, &id, false).await?
     } else {
         let document: Box<RawValue> = session.api.json(session.api.get(&["v1", "builds", &id])).await?;
         (read_build(&session.api, &document)?, document)
@@ -27,7 +28,12 @@ pub(in crate::client) async fn get(flags: Get) -> Result<Exit, ClientError> {
     if session.json {
         session.document(&document)?;
     } else {
-        session.screen.print(&described(&build, Utc::now()))?;
+        let reason = match build.ended() {
+            // Whatever this answers, the build itself is known.
+            None => queue(&session.api, &id).await.ok().and_then(|queue| queue.reason()),
+            Some(_) => None,
+        };
+        session.screen.print(&described(&build, reason, Utc::now()))?;
     }
     Ok(match build.ended() {
         Some(state) if flags.wait => Exit::of(state),
@@ -40,13 +46,14 @@ fn time(time: DateTime<Utc>) -> String {
 }
 
 /// A build in lines.
-fn described(build: &Build, now: DateTime<Utc>) -> String {
+fn described(build: &Build, reason: Option<String>, now: DateTime<Utc>) -> String {
     let mut lines = vec![
         ("id", build.id.to_string()),
         ("project", build.project.clone()),
         ("state", styled(style_of(&build.state), &build.state)),
-        ("source", source(build)),
     ];
+    lines.extend(reason.map(|reason| ("waits", reason)));
+    lines.push(("source", source(build)));
     if let Some(commit) = &build.commit {
         lines.push(("commit", commit.clone()));
     }

@@ -97,6 +97,7 @@ impl<'a> Object<'a> {
         for name in self.fields.keys().filter(|name| !known.contains(&name.as_str())) {
             let detail = match nearest(name, known.iter().copied()) {
                 Some(near) => format!("unknown field; did you mean `{near}`?"),
+                None if known.is_empty() => "unknown field; none is expected here".to_owned(),
                 None => format!("unknown field; expected {}", list(known.iter().copied())),
             };
             self.errors.report(&child(&self.pointer, name), detail);
