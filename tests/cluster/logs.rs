@@ -37,8 +37,9 @@ async fn a_hundred_thousand_lines_arrive_once_and_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn output_of_any_kind_arrives_as_it_was_printed() {
     // Longer than a journal entry and than the pieces of the container runtime; not text; no line break at the end.
+    // What BuildKit says of its other steps comes before: it would stand between the pieces of a long line.
     let dockerfile = "FROM busybox\n\
-        RUN echo kiln line 1; head -c 1048576 /dev/zero | tr '\\0' x; echo; \
+        RUN sleep 1; echo kiln line 1; head -c 1048576 /dev/zero | tr '\\0' x; echo; \
         printf '10%%\\r20%%\\rdone\\n'; printf '\\377\\376 kiln\\n'; echo 'é 漢字 🔥'; printf 'kiln line 2'\n";
     run(
         1,
