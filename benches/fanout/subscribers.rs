@@ -41,8 +41,9 @@ pub(crate) struct Task {
     pub(crate) slow: usize,
 }
 
-/// Subscribes, prints a line when everybody has an answer, and for every line of input, which is a number of events that
-/// each subscriber is to have received since the last one, a line with the seconds after which each fast one had.
+/// Subscribes and prints a line when everybody has an answer. Each line of input is a number of events that every
+/// subscriber is to receive from then on; it is answered by a line at once, and by one with the seconds after which each
+/// fast one had them.
 pub(crate) fn run(task: &str) -> anyhow::Result<()> {
     let task: Task = serde_json::from_str(task)?;
     tokio::runtime::Runtime::new()?.block_on(subscribe(task))
@@ -97,6 +98,8 @@ async fn subscribe(task: Task) -> anyhow::Result<()> {
         let wanted: u64 = line?.parse()?;
         taken(&finished).clear();
         goals.send_modify(|goal| *goal = (goal.0 + wanted, Instant::now()));
+        // Nothing may come before it is counted.
+        println!("{{}}");
         let fast = task.subscribers - task.slow;
         let deadline = Instant::now() + LIMIT;
         let seconds = loop {
@@ -189,7 +192,9 @@ impl Subscribers {
 
     /// Says how many events are about to come.
     pub(crate) fn expect(&mut self, events: usize) -> anyhow::Result<()> {
-        Ok(writeln!(self.input, "{events}")?)
+        writeln!(self.input, "{events}")?;
+        self.line()?;
+        Ok(())
     }
 
     /// Waits until everybody who reads fast has them; the seconds that it took each.
