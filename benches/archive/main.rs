@@ -208,7 +208,7 @@ async fn measure() -> anyhow::Result<()> {
         (
             64,
             Kind {
-                name: "64 of 1 MB, 64 KiB a row",
+                name: "64 smaller ones, 64 KiB a row",
                 bytes: total / 64,
                 row: 64 << 10,
             },
