@@ -20,7 +20,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 /// How often a POST that may be repeated is, and the pause before the first repetition.
 const REPETITIONS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 /// The service, for one caller.
 #[derive(Clone, Debug)]
@@ -117,10 +117,13 @@ impl Api {
             let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
             return self.not_kiln(format!("it redirects to {}", to.unwrap_or("somewhere else")));
         }
+        let retry_after = response.headers().get(header::RETRY_AFTER);
+        let retry_after = retry_after.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
         let document = response.bytes().await.ok();
         match document.and_then(|bytes| serde_json::from_slice::<Problem>(&bytes).ok()) {
             Some(mut problem) if !problem.code.is_empty() => {
                 problem.status = status.as_u16();
+                problem.retry_after = retry_after.map(Duration::from_secs);
                 if problem.lacks_project() {
                     problem.projects = self.projects().await;
                 }

@@ -1,6 +1,6 @@
 //! Problem documents, shown to a person at a terminal: each invalid field with the flag that sets it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,6 +22,9 @@ pub(super) struct Problem {
     errors: Vec<ProblemField>,
     #[serde(default)]
     request_id: Option<String>,
+    /// When to come back, if the service has said so.
+    #[serde(skip)]
+    pub(super) retry_after: Option<Duration>,
     /// What was refused, where flags made it.
     #[serde(skip)]
     pub(super) request: Option<Value>,

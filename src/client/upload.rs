@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::{
+    api::PAUSE,
     context::{Context, ContextError},
     error::ClientError,
     live::TICK,
@@ -32,6 +34,11 @@ const AHEAD: usize = 4;
 /// Most files that are named when they are left out.
 const NAMED: usize = 5;
 
+/// The service's word for having no room for another archive at present.
+const BUSY: &str = "uploads_busy";
+/// How long to come back for a turn. The service lets each request wait for a while, too.
+const BUSY_PATIENCE: Duration = Duration::from_mins(2);
+
 /// What the service says of an upload.
 #[derive(Deserialize)]
 struct Upload {
@@ -39,7 +46,7 @@ struct Upload {
     sha256: Option<String>,
 }
 
-/// Sends the folder, and gives the source that stands for it.
+/// Sends the folder, and gives the source that stands for it. Waits while too many others send.
 pub(super) async fn send(session: &mut Session, context: Context) -> Result<Value, ClientError> {
     for path in context.left_out.iter().take(NAMED) {
         let path = path.display();
@@ -47,11 +54,33 @@ pub(super) async fn send(session: &mut Session, context: Context) -> Result<Valu
             "kiln: {path} is left out: it is neither a file nor a folder nor a link"
         ))?;
     }
+    let context = Arc::new(context);
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        let pause = match send_once(session, &context).await {
+            Err(ClientError::Problem(problem)) if problem.code == BUSY && begun.elapsed() < BUSY_PATIENCE => {
+                problem.retry_after.unwrap_or(PAUSE)
+            }
+            outcome => return outcome,
+        };
+        if !told {
+            told = true;
+            session
+                .screen
+                .say("kiln: the service takes as many folders as it can at the moment; waiting for a turn")?;
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn send_once(session: &mut Session, context: &Arc<Context>) -> Result<Value, ClientError> {
     let (files, bytes, subdir) = (context.files(), context.bytes(), context.subdir);
     let what = match files {
         1 => "1 file".to_owned(),
         files => format!("{files} files"),
     };
+    let context = Arc::clone(context);
     let (sender, pieces) = mpsc::channel(AHEAD);
     let read = Arc::new(AtomicU64::new(0));
     let progress = Arc::clone(&read);

@@ -14,7 +14,7 @@ enum Of {
 }
 
 /// The beginnings of pointers, and what sets what is there.
-const FLAGS: [(&str, &str, Of); 25] = [
+const FLAGS: [(&str, &str, Of); 30] = [
     ("/images", "-t, --tag", Of::Value),
     ("/push", "--no-push", Of::Nothing),
     ("/build_args", "--build-arg", Of::Key),
@@ -40,6 +40,11 @@ const FLAGS: [(&str, &str, Of); 25] = [
     ("/cache/to", "--cache-to", Of::Value),
     ("/cache", "--cache-from, --cache-to", Of::Nothing),
     ("/source", "the PATH or URL", Of::Nothing),
+    ("/data/registry", "--registry", Of::Nothing),
+    ("/data/username", "--username", Of::Nothing),
+    ("/data/known_hosts", "--known-hosts", Of::Nothing),
+    ("/data", "--from", Of::Nothing),
+    ("/name", "the NAME", Of::Nothing),
 ];
 
 /// Parameters of queries that don't have their flag's name.

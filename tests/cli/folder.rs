@@ -6,11 +6,17 @@ use kiln::{
     domain::project::Scope,
     http::{UploadConfig, Uploads},
 };
+use reqwest::StatusCode;
 use sqlx::PgPool;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
 
 use super::{
-    service::{Answer, TestApp},
+    service::{Answer, TestApp, soon},
     support::Shell,
+    wire::address,
 };
 
 fn app_folder(shell: &Shell) {
@@ -116,5 +122,50 @@ async fn what_the_service_does_not_take_is_said_before_a_build_is_made(pool: PgP
         .await
         .expect("reads");
     assert_eq!(builds, 0);
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn who_finds_no_turn_to_send_waits_for_one(pool: PgPool) {
+    let app = TestApp::start_with(&pool, |app| {
+        let config = UploadConfig {
+            max_concurrent: 1,
+            wait_seconds: 0,
+            ..UploadConfig::default()
+        };
+        app.uploads = Arc::new(Uploads::new(config, true));
+    })
+    .await;
+    let shell = Shell::of(&app, Scope::BuildsWrite).await;
+    app_folder(&shell);
+    // Somebody has the only turn, and sends nothing.
+    let mut other = TcpStream::connect(address(&app)).await.expect("connects");
+    let head = format!(
+        "POST /v1/uploads HTTP/1.1\r\nHost: kiln\r\nAuthorization: Bearer {}\r\nContent-Length: 100000\r\n\r\nstart",
+        shell.token.as_deref().expect("set")
+    );
+    other.write_all(head.as_bytes()).await.expect("sent");
+    let caller = app.bearer(shell.token.as_deref().expect("set"));
+    let taken = async {
+        while Answer::of(caller.post("/v1/uploads").body("x")).await.status != StatusCode::SERVICE_UNAVAILABLE {}
+    };
+    soon("the only turn to be taken", taken).await;
+    let mut client = shell
+        .command(&["build", "app", "--no-push", "--detach"])
+        .spawn()
+        .expect("it runs");
+    let mut said = BufReader::new(client.stderr.take().expect("piped")).lines();
+    let waiting = async {
+        while let Some(line) = said.next_line().await.expect("UTF-8") {
+            if line.contains("waiting for a turn") {
+                return;
+            }
+        }
+        panic!("it did not wait");
+    };
+    soon("the client to wait", waiting).await;
+    drop(other);
+    let status = soon("the end of the client", client.wait()).await.expect("it ran");
+    assert_eq!(status.code(), Some(0));
     app.stop().await;
 }

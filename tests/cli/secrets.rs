@@ -98,7 +98,10 @@ async fn what_is_wrong_with_a_secret_is_said(pool: PgPool) {
         .await
         .expect(2)
         .says(&["--username"]);
-    piped(&shell, &["secret", "set", "x"], b"").await.expect(2);
+    piped(&shell, &["secret", "set", "Bad Name"], b"")
+        .await
+        .expect(2)
+        .says(&["  the NAME: ", "  --from: "]);
     let weak = Shell::of(&app, Scope::BuildsWrite).await;
     piped(&weak, &["secret", "set", "x"], b"y")
         .await

@@ -114,5 +114,9 @@ pub(super) async fn finish(command: &mut Command) -> Ran {
     for api in ["/v1/", "Authorization", "\"push\"", "`ref`", "`subdir`"] {
         assert!(!ran.error.contains(api), "{api:?} is in {ran:#?}");
     }
+    for pointer in ["/name: ", "/data: ", "/data/"] {
+        let spoken = ran.error.lines().any(|line| line.trim_start().starts_with(pointer));
+        assert!(!spoken, "{pointer:?} is in {ran:#?}");
+    }
     ran
 }

@@ -279,8 +279,13 @@ async fn each_container_has_its_own_and_all_goes_with_the_pod() {
                 paths.filter(|path| path.contains("credentials")).collect()
             };
             let spec = pod.spec.expect("a specification");
-            let source = &spec.init_containers.expect("init containers")[0];
-            assert_eq!(mounts(source), ["/kiln/credentials/source"]);
+            for container in spec.init_containers.expect("init containers") {
+                let own: &[&str] = match container.name.as_str() {
+                    "source" => &["/kiln/credentials/source"],
+                    _ => &[],
+                };
+                assert_eq!(mounts(&container), own, "{}", container.name);
+            }
             let listed = async |folder: &str| kiln.pods.exec(name, "build", &["ls", folder]).await;
             assert_eq!(listed("/kiln/credentials").await, "build\n");
             assert_eq!(listed("/kiln/credentials/build").await, "config.json\nsecret-0\n");
