@@ -76,7 +76,8 @@ async fn an_image_that_is_no_name_is_named() {
 /// A pod with this over it has a node, and still doesn't run.
 async fn expect_pending(template: Table, words: &[&str]) {
     let never = |config: &mut Table| {
-        set(config, "engine.pending_timeout_seconds", 6);
+        // A kubelet looks again after 10 s, and only then shows what it met with beside a sidecar that runs.
+        set(config, "engine.pending_timeout_seconds", 20);
         set(config, "kubernetes.pod_template", template);
     };
     run(1, never, async |kiln: &Installation| {
@@ -95,7 +96,7 @@ async fn a_container_that_cannot_be_made_is_explained_by_the_node() {
         env = [{ name = "A", valueFrom = { secretKeyRef = { name = "no-such-secret", key = "a" } } }]
         "#,
     );
-    let words = ["did not run within 6 s", "secret \"no-such-secret\" not found"];
+    let words = ["did not run within 20 s", "secret \"no-such-secret\" not found"];
     expect_pending(template, &words).await;
 }
 
@@ -111,5 +112,5 @@ async fn a_volume_that_never_comes_is_left_to_the_operator() {
         volumeMounts = [{ name = "more", mountPath = "/more" }]
         "#,
     );
-    expect_pending(template, &["did not run within 6 s", "pod's events", "operator"]).await;
+    expect_pending(template, &["did not run within 20 s", "pod's events", "operator"]).await;
 }
