@@ -3,8 +3,13 @@
 import puppeteer from 'puppeteer-core';
 
 const [executablePath, page, stream] = process.argv.slice(2);
-// Where tests run as root, the browser's sandbox can't.
-const browser = await puppeteer.launch({ executablePath, args: ['--no-sandbox', '--disable-gpu', '--no-proxy-server'] });
+const browser = await puppeteer.launch({
+  executablePath,
+  // Where tests run as root, the browser's sandbox can't.
+  args: ['--no-sandbox', '--disable-gpu', '--no-proxy-server'],
+  // However this program ends, the pipe and with it the browser end, too.
+  pipe: true,
+});
 try {
   const tab = await browser.newPage();
   await tab.goto(page);

@@ -181,7 +181,8 @@ impl Scene {
         let ids: Vec<i64> = client.events.iter().map(|(id, _)| *id).collect();
         assert!(ids.iter().copied().eq(1..=last), "{ids:?}, {:?}", client.closed);
         assert_eq!(client.events.last().map(|(_, kind)| kind.as_str()), Some("end"));
-        drop(client.process);
+        let status = soon("the end of the client", client.process.wait()).await.expect("it ran");
+        assert!(status.success(), "{status}");
         restarted.app.stop().await;
     }
 }
