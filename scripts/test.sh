@@ -10,7 +10,7 @@ cargo fmt --all --check
 say "Lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 # `--all-targets` leaves out what isn't tested by default.
-cargo clippy --workspace --locked --test cluster -- -D warnings
+cargo clippy --workspace --locked --test cluster --test clients -- -D warnings
 say "Programs"
 # The tests start `kiln-agent`, which `cargo test` alone doesn't always build.
 cargo build --workspace --bins --locked

@@ -181,7 +181,9 @@ impl Scene {
         let ids: Vec<i64> = client.events.iter().map(|(id, _)| *id).collect();
         assert!(ids.iter().copied().eq(1..=last), "{ids:?}, {:?}", client.closed);
         assert_eq!(client.events.last().map(|(_, kind)| kind.as_str()), Some("end"));
-        let status = soon("the end of the client", client.process.wait()).await.expect("it ran");
+        let status = soon("the end of the client", client.process.wait())
+            .await
+            .expect("it ran");
         assert!(status.success(), "{status}");
         restarted.app.stop().await;
     }
@@ -236,11 +238,13 @@ async fn curl(pool: PgPool) {
     scene.print().await;
     while read(&received).len() < HALF {
         let line = soon("a line", lines.next_line()).await.expect("reads").expect("no end");
-        received += &format!("{line}\n");
+        received.push_str(&line);
+        received.push('\n');
     }
     let mut scene = scene.restart().await;
     while let Some(line) = soon("the end", lines.next_line()).await.expect("reads") {
-        received += &format!("{line}\n");
+        received.push_str(&line);
+        received.push('\n');
     }
     // The server has closed the stream as it should.
     assert!(soon("curl ends", first.wait()).await.expect("ends").success());
