@@ -105,8 +105,10 @@ impl Watch<'_> {
     /// Follows the build until it is over, or until the person at the terminal has had enough.
     pub(super) async fn attend(mut self, interrupts: &mut Interrupts) -> Result<Attended, ClientError> {
         let mut follower = Follower::start(self.api, self.id.clone(), self.what.clone(), self.after, self.known);
+        // Before anything is shown that somebody might type into.
+        let keyboard = self.screen.interactive.then(Keyboard::quiet).flatten();
         self.screen.begin(self.output)?;
-        let end = self.follow(&mut follower, interrupts).await;
+        let end = self.follow(&mut follower, interrupts, keyboard).await;
         self.screen.end()?;
         let id = &self.id;
         match end? {
@@ -133,11 +135,16 @@ impl Watch<'_> {
         Ok(Attended::Detached)
     }
 
-    async fn follow(&mut self, follower: &mut Follower, interrupts: &mut Interrupts) -> Result<Followed, ClientError> {
-        let mut asked = Asked::default();
-        if self.screen.interactive {
-            asked.keyboard = Keyboard::quiet();
-        }
+    async fn follow(
+        &mut self,
+        follower: &mut Follower,
+        interrupts: &mut Interrupts,
+        keyboard: Option<Keyboard>,
+    ) -> Result<Followed, ClientError> {
+        let mut asked = Asked {
+            keyboard,
+            ..Asked::default()
+        };
         let mut reasons = Some(Reasons::start(self.api, &self.id));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

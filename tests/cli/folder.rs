@@ -130,7 +130,7 @@ async fn who_finds_no_turn_to_send_waits_for_one(pool: PgPool) {
     let app = TestApp::start_with(&pool, |app| {
         let config = UploadConfig {
             max_concurrent: 1,
-            wait_seconds: 0,
+            wait_seconds: 1,
             ..UploadConfig::default()
         };
         app.uploads = Arc::new(Uploads::new(config, true));

@@ -33,6 +33,7 @@ async fn at_a_terminal_one_is_asked_and_can_cancel(pool: PgPool) {
     terminal.until(QUESTION).await;
     // A slip: it goes on.
     terminal.types("\n");
+    terminal.until_unasked().await;
     terminal.until("queued").await;
     terminal.types("\u{3}");
     terminal.until(QUESTION).await;
@@ -72,7 +73,7 @@ async fn a_build_that_ends_takes_the_question_back(pool: PgPool) {
     let shell = Shell::of(&app, Scope::BuildsWrite).await;
     let mut terminal = Terminal::start(&shell, &BUILD);
     terminal.until("queued").await;
-    assert!(!terminal.echoes());
+    terminal.until_silent().await;
     let mut hand = Hand::claim(&pool, &app.signals).await;
     hand.run().await;
     terminal.until("running").await;

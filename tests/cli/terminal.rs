@@ -11,7 +11,10 @@ use std::{
 
 use nix::pty::{OpenptyResult, Winsize, openpty};
 
-use super::{service::DEADLINE, support::Shell};
+use super::{
+    service::{DEADLINE, soon},
+    support::Shell,
+};
 
 pub(super) struct Terminal {
     child: Child,
@@ -127,6 +130,33 @@ impl Terminal {
     pub(super) fn echoes(&self) -> bool {
         let how = nix::sys::termios::tcgetattr(&self.end).expect("a terminal");
         how.local_flags.contains(nix::sys::termios::LocalFlags::ECHO)
+    }
+
+    /// Waits until keys aren't taken one by one any more: no question stands.
+    pub(super) async fn until_unasked(&self) {
+        use nix::sys::termios::{LocalFlags, tcgetattr};
+        let asked = || {
+            !tcgetattr(&self.end)
+                .expect("a terminal")
+                .local_flags
+                .contains(LocalFlags::ICANON)
+        };
+        let unasked = async {
+            while asked() {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("the end of the question", unasked).await;
+    }
+
+    /// Waits until what is typed isn't shown any more.
+    pub(super) async fn until_silent(&self) {
+        let silent = async {
+            while self.echoes() {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("a terminal without echo", silent).await;
     }
 
     /// All that is on the screen and was scrolled off it, line by line.
