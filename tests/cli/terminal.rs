@@ -132,8 +132,8 @@ impl Terminal {
         how.local_flags.contains(nix::sys::termios::LocalFlags::ECHO)
     }
 
-    /// Waits until keys aren't taken one by one any more: no question stands.
-    pub(super) async fn until_unasked(&self) {
+    /// Waits until keys aren't taken one by one any more, so that no question stands, and forgets what was before it.
+    pub(super) async fn until_unasked(&mut self) {
         use nix::sys::termios::{LocalFlags, tcgetattr};
         let asked = || {
             !tcgetattr(&self.end)
@@ -147,6 +147,8 @@ impl Terminal {
             }
         };
         soon("the end of the question", unasked).await;
+        while self.take() {}
+        self.seen.clear();
     }
 
     /// Waits until what is typed isn't shown any more.
