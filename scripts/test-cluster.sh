@@ -21,4 +21,17 @@ scripts/cluster/images.sh agent
 
 say "Tests on the cluster"
 postgres_start
-scripts/cluster/shell.sh "$program" --test-threads "${KILN_TEST_THREADS:-4}" "$@"
+output=$(mktemp)
+suite() {
+  scripts/cluster/shell.sh "$program" "$@" 2>&1 | tee "$output"
+}
+if ! suite --test-threads "${KILN_TEST_THREADS:-4}" "$@"; then
+  # A whole Kubernetes and four builds at a time on whatever machine this is: what fails there may be the machine. It
+  # gets a second chance alone, and is named either way; what fails alone is wrong.
+  mapfile -t failed < <(sed -n '/^failures:$/,$ s/^    \(cluster::[a-z0-9_:]*\)$/\1/p' "$output" | sort -u)
+  if [ "${#failed[@]}" = 0 ] || [ "${#failed[@]}" -gt 3 ]; then die "the tests on the cluster failed"; fi
+  say "Failed beside others, once more alone: ${failed[*]}"
+  suite --test-threads 1 --exact "${failed[@]}"
+  say "UNSTABLE: passed alone only: ${failed[*]}"
+fi
+rm -f "$output"

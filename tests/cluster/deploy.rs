@@ -26,7 +26,7 @@ use super::support::{
 /// Builds that a rolling update and two losses of replicas meet.
 const BUILDS: usize = 3;
 /// Deleting a build's pod gives its containers a few seconds.
-const CLEARED: Duration = Duration::from_secs(20);
+const CLEARED: Duration = Duration::from_secs(40);
 
 fn small(config: &mut toml::Table) {
     set(config, "limits.default_resources.cpu", "500m");

@@ -50,12 +50,13 @@ async fn a_database_that_is_restarted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubernetes_api_that_is_restarted() {
+    // The tests of this cluster share one API server: what is restarted is the way to it. It lasts until the replica
+    // has ended, which clears up by it.
+    let way = Entrance::open().await;
     run(
         1,
         |_| {},
         async |kiln: &Installation| {
-            // The tests of this cluster share one API server: what is restarted is the way to it.
-            let way = Entrance::open().await;
             let kubeconfig = changed_kubeconfig(kiln.folder(), |document| {
                 let server = &mut document["clusters"][0]["cluster"]["server"];
                 let url: url::Url = server.as_str().expect("a server").parse().expect("a URL");

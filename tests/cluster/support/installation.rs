@@ -28,7 +28,7 @@ use super::{
 const ROOM: u32 = 4;
 static SLOTS: Semaphore = Semaphore::const_new(ROOM as usize);
 /// Deleting a pod gives its containers a few seconds.
-const CLEARED: Duration = Duration::from_secs(20);
+const CLEARED: Duration = Duration::from_secs(40);
 
 /// One installation of Kiln.
 pub(in crate::cluster) struct Installation {
