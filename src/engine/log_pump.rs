@@ -125,14 +125,18 @@ impl<R: Runner> LogPump<'_, R> {
         };
         let at = end.as_ref().map_or(now, |end| end.at);
         let attempt = self.lease.attempt.number;
-        let mut short = None;
+        let (mut short, mut lost) = (None, false);
         self.log
             .update(|standing| {
                 let mut cursor = standing.cursor.step(step);
                 if cursor.ended {
                     return None;
                 }
-                short = missing(cursor.line, end.as_ref(), &carried);
+                // The seal may have come while this was read, or since.
+                let sealed = cursor.sealed.map(Carried::Sealed);
+                let carried = sealed.as_ref().unwrap_or(&carried);
+                short = missing(cursor.line, end.as_ref(), carried);
+                lost = matches!(carried, Carried::Read(LogEnd::Lost(_)));
                 let mut events = Vec::new();
                 if let Some(gap) = &short {
                     cursor.line += gap.lines.unwrap_or(0);
@@ -156,10 +160,7 @@ impl<R: Runner> LogPump<'_, R> {
         if short.is_some() {
             self.count_gap("end");
         }
-        Ok(match (short, carried) {
-            (Some(short), Carried::Read(LogEnd::Lost(_))) => Some(short.reason),
-            _ => None,
-        })
+        Ok(short.filter(|_| lost).map(|short| short.reason))
     }
 
     /// Waits until the step's end was observed; `None` when the attempt was lost without it.

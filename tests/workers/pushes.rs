@@ -287,6 +287,38 @@ async fn what_a_dead_push_left_is_read_and_what_is_missing_is_a_gap(pool: PgPool
 }
 
 #[sqlx::test]
+async fn what_is_pushed_and_sealed_while_the_log_is_read_is_whole(pool: PgPool) {
+    for readable in [true, false] {
+        let runner = SimRunner::new(Script::Each(vec![Script::Hang(20), Script::Succeed(5)]));
+        runner.set_shipping(Shipping::Running);
+        let (worker, replica) = (Worker::start(&pool, &runner), Replica::start(&pool));
+        let build = create(&pool).await;
+        let attempt = running(&pool, build).await;
+        replica.seal(attempt, StepName::Source, 0).await;
+        replica.push(attempt, 10).await;
+        runner.let_read(false);
+        if !readable {
+            runner.lose_logs();
+        }
+        runner.set_shipping(Shipping::Over);
+        // Nobody but the log's own end can say how much was printed.
+        runner.break_all();
+        eventually("the log is read", || async { (runner.reads() == 1).then_some(()) }).await;
+        replica.push(attempt, 20).await;
+        replica.seal(attempt, StepName::Build, 20).await;
+        runner.let_read(true);
+        wait_for_state(&pool, build, StateName::Succeeded).await;
+        assert_eq!(log(&pool, build).await, (printed(20) + &printed(5), vec![]));
+        let stored = store::builds::get(&pool, build).await.expect("reads").expect("exists");
+        let failure = stored.attempts[0].failure.as_ref().expect("a failure");
+        assert_eq!(failure.code, FailureCode::Internal, "{}", failure.message);
+        assert_idle(&pool, &runner).await;
+        worker.drain().await;
+        replica.stop().await;
+    }
+}
+
+#[sqlx::test]
 async fn a_push_that_falls_silent_after_the_end_is_not_waited_for_when_all_can_be_read(pool: PgPool) {
     let runner = SimRunner::new(Script::Hang(20));
     runner.set_shipping(Shipping::Running);

@@ -59,6 +59,8 @@ struct Inner {
     unreadable: BTreeSet<AttemptId>,
     /// How often a log was read.
     reads: u32,
+    /// Whether whoever reads a log gets anything yet.
+    readable: watch::Sender<bool>,
 }
 
 /// Shared by every worker of a test, as a cluster is.
@@ -112,6 +114,7 @@ impl SimRunner {
                 rotated: 0..=0,
                 unreadable: BTreeSet::new(),
                 reads: 0,
+                readable: watch::Sender::new(true),
             })),
             readiness: Arc::new(watch::Sender::new(Readiness::Ready)),
         }
@@ -159,6 +162,11 @@ impl SimRunner {
     pub(super) fn lose_logs(&self) {
         let mut inner = self.lock();
         inner.unreadable = inner.attempts.keys().copied().collect();
+    }
+
+    /// Whether those who read logs from the cluster get anything, or wait.
+    pub(super) fn let_read(&self, readable: bool) {
+        self.lock().readable.send_replace(readable);
     }
 
     /// How often a log was read from the cluster.
@@ -274,24 +282,21 @@ impl Runner for SimRunner {
 
     fn read_log(&self, attempt: AttemptId, step: StepName, after: LogPosition) -> LogReader {
         let (sender, chunks) = mpsc::channel(4);
-        let (mut observed, lines, rotated) = {
+        let (mut readable, found) = {
             let mut inner = self.lock();
             inner.reads += 1;
-            match inner
+            let entry = inner
                 .attempts
                 .get(&attempt)
-                .filter(|_| !inner.unreadable.contains(&attempt))
-            {
-                Some(entry) => (entry.observation.subscribe(), entry.lines, inner.rotated.clone()),
-                None => {
-                    return LogReader {
-                        chunks,
-                        end: tokio::spawn(async { LogEnd::Lost("the pod is gone".to_owned()) }),
-                    };
-                }
-            }
+                .filter(|_| !inner.unreadable.contains(&attempt));
+            let found = entry.map(|entry| (entry.observation.subscribe(), entry.lines, inner.rotated.clone()));
+            (inner.readable.subscribe(), found)
         };
         let end = tokio::spawn(async move {
+            let _ = readable.wait_for(|readable| *readable).await;
+            let Some((mut observed, lines, rotated)) = found else {
+                return LogEnd::Lost("the pod is gone".to_owned());
+            };
             if step == StepName::Build {
                 // Begins too early on purpose: readers go by the numbers.
                 for number in after.line.saturating_sub(2).max(1)..=lines {

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Carried, LogPump, end_of, is_over, read::Reading};
+use super::{
+    Carried, LogPump, end_of, is_over,
+    read::{Read, Reading},
+};
 use crate::{
     domain::event::StepName,
     engine::config::seconds,
     journal::{AppendError, log::Change},
     runner::{LogEnd, Observation, Runner, Shipping},
-    store::journal::StepCursor,
+    store::journal::Sealed,
 };
 
 /// How often to look for a seal once the step has ended: soon at first, then ever less often.
@@ -22,7 +25,7 @@ const LOOK_RUNNING: Duration = Duration::from_secs(1);
 #[derive(Debug, PartialEq, Eq)]
 enum Pushed {
     /// All of it, and the seal.
-    Sealed(Carried),
+    Sealed(Sealed),
     /// Nothing for a while; it may come back.
     Silent,
     /// No more can come.
@@ -35,30 +38,40 @@ impl<R: Runner> LogPump<'_, R> {
     /// Waits until the step's log is in the journal, or whatever of it can be had.
     pub(super) async fn carry(&mut self, step: StepName) -> Result<Carried, AppendError> {
         if self.shipping() == Shipping::Absent && !self.log.cursor().is_pushed() {
-            return self.read(step, Reading::Alone).await.map(Carried::from);
+            return self.read_rest(step).await;
         }
         let mut read = false;
         loop {
             match self.wait_for_seal(step, read).await {
-                Pushed::Sealed(carried) => return Ok(carried),
-                Pushed::Late => return Ok(late()),
+                Pushed::Sealed(sealed) => return Ok(Carried::Sealed(sealed)),
+                Pushed::Late => return Ok(Carried::Read(late())),
                 Pushed::Over => {
                     self.fall_back(step).await?;
-                    return self.read(step, Reading::Alone).await.map(Carried::from);
+                    return self.read_rest(step).await;
                 }
                 Pushed::Silent => {
                     self.fall_back(step).await?;
                     match self.read(step, Reading::WhileSilent).await? {
-                        super::read::Read::Pushed => read = false,
-                        super::read::Read::Ended(LogEnd::Complete) if self.has_all(step) => {
+                        Read::Pushed => read = false,
+                        Read::Ended(LogEnd::Complete) if self.has_all(step) => {
                             return Ok(Carried::Read(LogEnd::Complete));
                         }
                         // What is missing may still be pushed.
-                        super::read::Read::Ended(_) | super::read::Read::Jumped => read = true,
+                        Read::Ended(_) | Read::Jumped => read = true,
                     }
                 }
             }
         }
+    }
+
+    /// Reads what there is, as nothing else is waited for. A push may bring the rest meanwhile, and the seal.
+    async fn read_rest(&mut self, step: StepName) -> Result<Carried, AppendError> {
+        let read = match self.read(step, Reading::Alone).await? {
+            Read::Ended(end) => end,
+            Read::Pushed | Read::Jumped => late(),
+        };
+        let sealed = self.log.cursor().step(step).sealed;
+        Ok(sealed.map_or(Carried::Read(read), Carried::Sealed))
     }
 
     /// What is known of the attempt's own sending.
@@ -96,8 +109,8 @@ impl<R: Runner> LogPump<'_, R> {
             let ended = over.then(|| *ended.get_or_insert(now));
             if let Err(error) = self.log.refresh().await {
                 tracing::debug!(error = %error, "where the log stands can't be read");
-            } else if let Some(carried) = sealed(self.log.cursor().step(step)) {
-                return Pushed::Sealed(carried);
+            } else if let Some(sealed) = self.log.cursor().step(step).sealed {
+                return Pushed::Sealed(sealed);
             } else if sends == Shipping::Over {
                 return Pushed::Over;
             }
@@ -171,11 +184,7 @@ impl<R: Runner> LogPump<'_, R> {
     }
 }
 
-/// The end of a step's log that was pushed whole.
-fn sealed(cursor: StepCursor) -> Option<Carried> {
-    cursor.sealed.map(Carried::Sealed)
-}
-
-pub(super) fn late() -> Carried {
-    Carried::Read(LogEnd::Lost("the rest of the log did not arrive in time".to_owned()))
+/// The end of what isn't waited for any more.
+pub(super) fn late() -> LogEnd {
+    LogEnd::Lost("the rest of the log did not arrive in time".to_owned())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Carried, LogPump};
+use super::{LogPump, carry::late};
 use crate::{
     domain::{
         build::LogVia,
@@ -39,17 +39,8 @@ pub(super) enum Read {
     Ended(LogEnd),
     /// Lines are missing between those that are held and those that can be had.
     Jumped,
-    /// The attempt pushes.
+    /// The attempt pushes, or has pushed all of it.
     Pushed,
-}
-
-impl From<Read> for Carried {
-    fn from(read: Read) -> Self {
-        match read {
-            Read::Ended(end) => Self::Read(end),
-            Read::Jumped | Read::Pushed => super::carry::late(),
-        }
-    }
 }
 
 impl<R: Runner> LogPump<'_, R> {
@@ -69,7 +60,7 @@ impl<R: Runner> LogPump<'_, R> {
                 chunk = reader.chunks.recv() => chunk,
                 () = self.hurry.cancelled() => {
                     reader.end.abort();
-                    return Ok(Read::Ended(LogEnd::Lost("the rest of the log did not arrive in time".to_owned())));
+                    return Ok(Read::Ended(late()));
                 }
                 () = tokio::time::sleep(LOOK), if reading == Reading::WhileSilent => {
                     // Where the database can't be asked, the next append finds out.
