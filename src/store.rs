@@ -10,6 +10,7 @@ pub mod attempt_keys;
 pub mod builds;
 pub mod changes;
 pub mod entries;
+pub mod groups;
 pub mod journal;
 pub mod leases;
 pub mod listing;

@@ -7,6 +7,7 @@ mod api {
         mod create;
         pub(super) mod events;
         mod get;
+        mod group;
         mod history;
         mod list;
         mod logs;

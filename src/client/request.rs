@@ -224,6 +224,12 @@ fn body(
     }
     set("timeout_seconds", json!(flags.timeout.map(|timeout| timeout.as_secs())));
     set("priority", json!(flags.priority));
+    let group = [("key", &flags.group), ("supersede", &flags.supersede)];
+    let group: Map<String, Value> = group
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?))))
+        .collect();
+    set("group", Value::Object(group));
     set("annotations", json!(annotations));
     request
 }

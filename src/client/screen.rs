@@ -295,6 +295,9 @@ impl Screen {
                 );
                 self.say(&styled(UNSURE, &text))
             }
+            (_, "cancelling") if let Some(by) = status.superseded_by => {
+                self.say(&styled(UNSURE, &format!("kiln: cancelling; build {by} is newer")))
+            }
             // What ends the build is told at the end, in full.
             (_, "succeeded" | "failed" | "cancelled") => Ok(()),
             (_, state) if self.live.is_none() => {

@@ -313,6 +313,9 @@ pub(super) fn conclude(screen: &mut Screen, build: &Build) -> Result<Exit, Clien
     if let Some(failure) = &build.failure {
         text = format!("{text}\n  {}: {}", styled(BAD, &failure.code), failure.message);
     }
+    if let Some(by) = build.superseded_by {
+        text = format!("{text}\n  superseded by build {by}, which is newer");
+    }
     text = format!("{text}\n  {}", styled(FAINT, &format!("kiln get {}", build.id)));
     screen.say(&text)?;
     Ok(Exit::of(state))

@@ -35,6 +35,7 @@ pub(super) struct Build {
     pub(super) finished_at: Option<DateTime<Utc>>,
     pub(super) retry_of: Option<Uuid>,
     pub(super) retried_by: Option<Uuid>,
+    pub(super) superseded_by: Option<Uuid>,
 }
 
 impl Build {
@@ -168,6 +169,7 @@ pub(super) struct Status {
     pub(super) state: String,
     pub(super) attempt: Option<u32>,
     pub(super) failure: Option<StepFailure>,
+    pub(super) superseded_by: Option<Uuid>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -14,7 +14,7 @@ enum Of {
 }
 
 /// The beginnings of pointers, and what sets what is there.
-const FLAGS: [(&str, &str, Of); 30] = [
+const FLAGS: [(&str, &str, Of); 32] = [
     ("/images", "-t, --tag", Of::Value),
     ("/push", "--no-push", Of::Nothing),
     ("/build_args", "--build-arg", Of::Key),
@@ -29,6 +29,8 @@ const FLAGS: [(&str, &str, Of); 30] = [
     ("/timeout_seconds", "--timeout", Of::Nothing),
     ("/priority", "--priority", Of::Value),
     ("/annotations", "--annotation", Of::Key),
+    ("/group/supersede", "--supersede", Of::Value),
+    ("/group", "--group", Of::Value),
     ("/project", "--project", Of::Value),
     ("/resources/cpu", "--cpu", Of::Value),
     ("/resources/memory", "--memory", Of::Value),

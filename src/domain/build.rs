@@ -36,6 +36,8 @@ pub struct Build {
     pub retry_of: Option<BuildId>,
     /// The latest build that repeats this one.
     pub retried_by: Option<BuildId>,
+    /// The newer build of its group for which it was cancelled, or told to stop.
+    pub superseded_by: Option<BuildId>,
     /// What was tried, in order.
     pub attempts: Vec<Attempt>,
     /// Bytes of log text in its journal.

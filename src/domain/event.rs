@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{failure::Failure, project::ProjectName, spec::Digest, state::StateName};
+use super::{failure::Failure, id::BuildId, project::ProjectName, spec::Digest, state::StateName};
 
 /// One journal entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +51,10 @@ pub struct Status {
     /// tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// The newer build of its group for which the build is cancelled, when that is what changed the state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Uuid>)]
+    pub superseded_by: Option<BuildId>,
 }
 
 /// A build has entered another state: what readers of many builds see.

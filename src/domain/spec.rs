@@ -2,6 +2,7 @@
 //! spec or an argument vector as it is; reading it back from JSON checks it again.
 
 pub mod cache;
+pub mod group;
 pub mod image;
 pub mod limits;
 pub mod reader;
@@ -21,6 +22,7 @@ use super::secret::{SecretMountId, SecretName};
 
 pub use self::{
     cache::{Cache, CacheMode},
+    group::{Group, GroupKey, Supersede},
     image::{Digest, ImageRef},
     limits::Limits,
     resources::{CpuMillis, MemoryBytes, Resources},
@@ -117,6 +119,9 @@ pub struct BuildSpec {
     pub timeout_seconds: u32,
     /// Higher goes first among all that is queued, whatever its project.
     pub priority: i16,
+    /// The builds of which the newest counts; none when absent.
+    #[serde(default)]
+    pub group: Option<Group>,
     /// Free-form notes of the caller; shown, never interpreted.
     #[schema(value_type = Object)]
     pub annotations: BTreeMap<String, Value>,

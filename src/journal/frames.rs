@@ -246,6 +246,7 @@ mod tests {
                 at: DateTime::UNIX_EPOCH,
                 attempt: Some(1),
                 failure: None,
+                superseded_by: None,
             })),
         ]
     }

@@ -202,6 +202,7 @@ pub(super) mod tests {
                 disk: MemoryBytes(20 << 30),
             },
             timeout_seconds: 3600,
+            group: None,
             priority: 0,
             annotations: [].into(),
             cache: None,

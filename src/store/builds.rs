@@ -8,6 +8,7 @@ use sqlx::{PgConnection, PgPool};
 use super::{
     Error,
     entries::pack,
+    groups::{self, Superseded},
     rows::{AttemptRow, BuildRow},
     transitions::status_entries,
     uploads,
@@ -17,7 +18,7 @@ use crate::domain::{
     event::{Event, Status},
     id::BuildId,
     project::ProjectName,
-    spec::{BuildSpec, CommitId},
+    spec::{BuildSpec, CommitId, Group, Supersede},
     state::{BuildState, IllegalTransition, StateName},
     term::Term,
     trace_parent::TraceParent,
@@ -38,6 +39,15 @@ pub struct NewBuild {
     pub retry: Option<Retry>,
     /// The span of the request, where it is traced.
     pub trace: Option<TraceParent>,
+}
+
+impl NewBuild {
+    /// The group, if older builds of it are to be cancelled. A build that is made again takes nobody's place: what is
+    /// newer than the first is newer than the second.
+    fn supersedes(&self) -> Option<&Group> {
+        let group = self.spec.group.as_ref()?;
+        (self.retry.is_none() && group.supersede != Supersede::No).then_some(group)
+    }
 }
 
 /// The build that is to be built again.
@@ -62,7 +72,12 @@ pub struct IdempotencyKey {
 #[derive(Clone, Debug)]
 pub enum CreateOutcome {
     /// It was stored.
-    Created(Build),
+    Created {
+        /// The build.
+        build: Build,
+        /// The builds whose place it takes.
+        superseded: Vec<Superseded>,
+    },
     /// The key was used for the same request before: this is that build.
     Replayed(Build),
     /// The key was used for another request.
@@ -96,13 +111,15 @@ async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, E
         at: new.created_at,
         attempt: None,
         failure: None,
+        superseded_by: None,
     })]);
     let available_at = sqlx::query_scalar!(
         r#"
         WITH build AS (
             INSERT INTO builds (id, project, state, spec, priority, available_at, created_at, journal_head, retry_of,
-                                commit, traceparent)
-            VALUES ($1, $2, 'queued', $3, $4, now(), $5, 1, $8, $9, $11)
+                                commit, traceparent, group_key, group_seq)
+            VALUES ($1, $2, 'queued', $3, $4, now(), $5, 1, $8, $9, $11,
+                    $12, CASE WHEN $12::text IS NOT NULL THEN nextval('build_group_seq') END)
             RETURNING id, available_at
         ), term AS (
             INSERT INTO build_terms (project, term, build_id) SELECT $2, term, id FROM build, unnest($10::text[]) AS term
@@ -123,6 +140,7 @@ async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, E
         commit.as_ref().map(CommitId::as_str),
         &terms,
         new.trace.as_ref().map(TraceParent::as_str),
+        new.spec.group.as_ref().map(|group| group.key.as_str()),
     )
     .fetch_one(connection)
     .await?;
@@ -139,6 +157,7 @@ async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, E
         journal_head: 1,
         retry_of,
         retried_by: None,
+        superseded_by: None,
         attempts: Vec::new(),
         log_bytes: 0,
     })
@@ -158,25 +177,38 @@ pub async fn create(pool: &PgPool, new: NewBuild, key: Option<IdempotencyKey>) -
         }
         other => Err(other),
     };
-    let Some(key) = key else {
+    if key.is_none() && new.supersedes().is_none() {
         let mut connection = pool.acquire().await?;
-        if !has_upload(&mut connection, &new).await? {
-            return Ok(CreateOutcome::UnknownUpload);
-        }
-        return insert(&mut connection, new)
-            .await
-            .map(CreateOutcome::Created)
-            .or_else(unknown_project);
-    };
-
+        return store(&mut connection, new).await.or_else(unknown_project);
+    }
     let mut transaction = pool.begin().await?;
-    let outcome = create_once(&mut transaction, new, &key).await;
-    // Ended here and not by dropping it, because its lock would outlive this call.
+    let outcome = match key {
+        Some(key) => store_once(&mut transaction, new, &key).await,
+        None => store(&mut transaction, new).await,
+    };
+    // Ended here and not by dropping it, because its locks would outlive this call.
     match outcome {
-        Ok(CreateOutcome::Created(_)) => transaction.commit().await?,
+        Ok(CreateOutcome::Created { .. }) => transaction.commit().await?,
         _ => transaction.rollback().await?,
     }
     outcome.or_else(unknown_project)
+}
+
+/// Stores a build, and has it take the place of others. What supersedes others needs a transaction.
+async fn store(connection: &mut PgConnection, new: NewBuild) -> Result<CreateOutcome, Error> {
+    if !has_upload(connection, &new).await? {
+        return Ok(CreateOutcome::UnknownUpload);
+    }
+    let (project, now) = (new.project.clone(), new.created_at);
+    let Some(group) = new.supersedes().cloned() else {
+        let build = insert(connection, new).await?;
+        let superseded = Vec::new();
+        return Ok(CreateOutcome::Created { build, superseded });
+    };
+    groups::lock(connection, &project, &group.key).await?;
+    let build = insert(connection, new).await?;
+    let superseded = groups::supersede(connection, &project, &group, build.id, now).await?;
+    Ok(CreateOutcome::Created { build, superseded })
 }
 
 /// Whether a key stands for a request already.
@@ -192,7 +224,7 @@ pub async fn is_used(pool: &PgPool, project: &ProjectName, key: Option<&Idempote
     Ok(used)
 }
 
-async fn create_once(
+async fn store_once(
     transaction: &mut PgConnection,
     new: NewBuild,
     key: &IdempotencyKey,
@@ -222,21 +254,20 @@ async fn create_once(
         let build = get_in(transaction, BuildId(used.build_id)).await?;
         return Ok(CreateOutcome::Replayed(build.ok_or(Error::Conflict)?));
     }
-    if !has_upload(transaction, &new).await? {
-        return Ok(CreateOutcome::UnknownUpload);
-    }
     let project = new.project.clone();
-    let build = insert(&mut *transaction, new).await?;
-    sqlx::query!(
-        "INSERT INTO idempotency_keys (project, key, body_hash, build_id) VALUES ($1, $2, $3, $4)",
-        project.as_str(),
-        key.key,
-        key.body_hash.as_slice(),
-        build.id.0,
-    )
-    .execute(transaction)
-    .await?;
-    Ok(CreateOutcome::Created(build))
+    let outcome = store(&mut *transaction, new).await?;
+    if let CreateOutcome::Created { build, .. } = &outcome {
+        sqlx::query!(
+            "INSERT INTO idempotency_keys (project, key, body_hash, build_id) VALUES ($1, $2, $3, $4)",
+            project.as_str(),
+            key.key,
+            key.body_hash.as_slice(),
+            build.id.0,
+        )
+        .execute(transaction)
+        .await?;
+    }
+    Ok(outcome)
 }
 
 /// One build with its attempts.
@@ -249,7 +280,7 @@ pub(super) async fn get_in(connection: &mut PgConnection, id: BuildId) -> Result
     let row = sqlx::query_as!(
         BuildRow,
         "SELECT id, project, state, spec, attempts, available_at, commit, digest, failure_code, failure_message,
-                created_at, started_at, finished_at, journal_head, retry_of, log_bytes,
+                created_at, started_at, finished_at, journal_head, retry_of, superseded_by, log_bytes,
                 (SELECT r.id FROM builds r WHERE r.retry_of = builds.id ORDER BY r.id DESC LIMIT 1) AS retried_by
          FROM builds WHERE id = $1",
         id.0,
@@ -352,7 +383,7 @@ pub async fn cancel(pool: &PgPool, id: BuildId, now: DateTime<Utc>) -> Result<Ca
         BuildState::Cancelling { attempt, .. } => Some(*attempt),
         _ => build.attempts.last().map(|attempt| attempt.number),
     };
-    let entries = pack(&status_entries(&to, attempt, None, now));
+    let entries = pack(&status_entries(&to, attempt, None, None, now));
     let finished_at = to.name().is_terminal().then_some(now);
     let changed = sqlx::query!(
         "WITH build AS (

@@ -82,6 +82,7 @@ pub(super) struct BuildRow {
     pub journal_head: i64,
     pub retry_of: Option<Uuid>,
     pub retried_by: Option<Uuid>,
+    pub superseded_by: Option<Uuid>,
     pub log_bytes: i64,
 }
 
@@ -141,6 +142,7 @@ impl BuildRow {
             journal_head: self.journal_head,
             retry_of: self.retry_of.map(BuildId),
             retried_by: self.retried_by.map(BuildId),
+            superseded_by: self.superseded_by.map(BuildId),
             attempts,
             log_bytes: self.log_bytes.unsigned_abs(),
         })

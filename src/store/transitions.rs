@@ -7,6 +7,7 @@ use super::{Error, Lease, entries::pack};
 use crate::domain::{
     event::{End, Event, Status},
     failure::Failure,
+    id::BuildId,
     spec::{CommitId, Digest},
     state::{BuildState, StateName},
 };
@@ -27,6 +28,7 @@ pub(super) fn status_entries(
     to: &BuildState,
     attempt: Option<u32>,
     failure: Option<&Failure>,
+    superseded_by: Option<BuildId>,
     at: DateTime<Utc>,
 ) -> Vec<Event> {
     let failure = match to {
@@ -40,6 +42,7 @@ pub(super) fn status_entries(
         at,
         attempt,
         failure: failure.cloned(),
+        superseded_by,
     })];
     if to.name().is_terminal() {
         entries.push(Event::End(End {
@@ -156,6 +159,7 @@ pub async fn apply(
         to,
         Some(lease.attempt.number),
         facts.failure.as_ref(),
+        None,
         now,
     ));
     let head = sqlx::query_scalar!(
@@ -218,6 +222,7 @@ pub async fn release(
         at: now,
         attempt: None,
         failure: None,
+        superseded_by: None,
     })]);
     let head = sqlx::query_scalar!(
         "WITH build AS (

@@ -54,7 +54,7 @@ pub(super) async fn create_as(pool: &PgPool, id: BuildId) {
         trace: None,
     };
     let outcome = builds::create(pool, new, None).await.expect("stores");
-    assert!(matches!(outcome, CreateOutcome::Created(_)), "{outcome:?}");
+    assert!(matches!(outcome, CreateOutcome::Created { .. }), "{outcome:?}");
 }
 
 pub(super) fn log(text: impl Into<String>) -> Event {

@@ -52,6 +52,10 @@ async fn every_flag_arrives_in_the_request(pool: PgPool) {
         "30m",
         "--priority",
         "-3",
+        "--group",
+        "app/main",
+        "--supersede",
+        "running",
         "--annotation",
         "job=7",
         "--submodules",
@@ -87,6 +91,7 @@ async fn every_flag_arrives_in_the_request(pool: PgPool) {
         (&json!(1800), &json!(-3))
     );
     assert_eq!(spec["annotations"], json!({"job": "7"}));
+    assert_eq!(spec["group"], json!({"key": "app/main", "supersede": "running"}));
     app.stop().await;
 }
 

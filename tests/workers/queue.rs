@@ -242,12 +242,12 @@ async fn one_key_makes_one_build_whoever_asks_at_once(pool: PgPool) {
     let outcomes = requests.join_all().await;
     let created = outcomes
         .iter()
-        .filter(|outcome| matches!(outcome, CreateOutcome::Created(_)))
+        .filter(|outcome| matches!(outcome, CreateOutcome::Created { .. }))
         .count();
     assert_eq!(created, 1, "{outcomes:?}");
     assert!(outcomes.iter().all(|outcome| matches!(
         outcome,
-        CreateOutcome::Created(_) | CreateOutcome::Replayed(_) | CreateOutcome::InFlight
+        CreateOutcome::Created { .. } | CreateOutcome::Replayed(_) | CreateOutcome::InFlight
     )));
     let again = store::builds::create(&pool, new_build(0), key(1))
         .await

@@ -67,7 +67,7 @@ pub(super) async fn create_with(pool: &PgPool, priority: i16) -> BuildId {
         .await
         .expect("stores")
     {
-        CreateOutcome::Created(build) => build.id,
+        CreateOutcome::Created { build, .. } => build.id,
         other => panic!("not created: {other:?}"),
     }
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, ValueHint};
 
 use super::{Common, value::duration};
-use crate::domain::spec::Builder;
+use crate::domain::spec::{Builder, Supersede};
 
 /// `kiln build`.
 #[derive(Clone, Debug, Args)]
@@ -83,6 +83,12 @@ pub struct Build {
     /// Higher goes first in the queue
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub priority: Option<i32>,
+    /// Key of the builds of which the newest counts, such as app/main
+    #[arg(long, value_name = "KEY")]
+    pub group: Option<String>,
+    /// Cancel older builds of the group: those that are queued, or also those that run
+    #[arg(long, value_name = "WHICH", requires = "group", value_parser = Supersede::ALL.map(|(name, _)| name))]
+    pub supersede: Option<String>,
     /// Note to keep with the build
     #[arg(long = "annotation", value_name = "NAME=VALUE")]
     pub annotations: Vec<String>,

@@ -75,6 +75,9 @@ fn described(build: &Build, reason: Option<String>, now: DateTime<Utc>) -> Strin
     if let Some(by) = build.retried_by {
         lines.push(("retried by", by.to_string()));
     }
+    if let Some(by) = build.superseded_by {
+        lines.push(("superseded by", by.to_string()));
+    }
     lines.push((
         "created",
         format!("{} ({} ago)", time(build.created_at), age(build.created_at, now)),

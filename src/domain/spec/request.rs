@@ -9,6 +9,7 @@ use super::{
     ArchiveUrl, BuildArgName, BuildArgValue, BuildSpec, Builder, CommitId, DockerfilePath, GitRef, GitUrl, ImageRef,
     InlineFiles, LabelKey, LabelValue, Limits, Platform, RelPath, Resources, Sha256Hex, Source, TemplateVars,
     cache::{self, CacheChoice},
+    group,
     reader::{Errors, Field, FieldError, Object, Reported},
 };
 use crate::domain::{
@@ -70,6 +71,7 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
     let resources = resources(&root.field("resources"), limits);
     let timeout_seconds = timeout(&root.field("timeout_seconds"), limits);
     let priority = root.field("priority").integer(i16::MIN.into(), i16::MAX.into());
+    let group = group::read(&root.field("group"));
     let annotations = annotations(&root.field("annotations"), limits);
     root.finish();
 
@@ -100,6 +102,7 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
             timeout_seconds: timeout_seconds?,
             // The range was checked.
             priority: priority?.map_or(0, |priority| i16::try_from(priority).unwrap_or(0)),
+            group: group?,
             annotations: annotations?,
         },
     })

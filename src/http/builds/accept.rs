@@ -14,6 +14,7 @@ use crate::{
         build::Build,
         project::ProjectName,
         spec::{BuildSpec, Source, reader::FieldError},
+        state::StateName,
     },
     http::{error::ApiError, state::App},
     store::builds::{self, CreateOutcome, IdempotencyKey, NewBuild},
@@ -27,9 +28,15 @@ pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>)
     let project = new.project.clone();
     let again = new.retry.is_some();
     match builds::create(&app.pool, new, key).await? {
-        CreateOutcome::Created(build) => {
+        CreateOutcome::Created { build, superseded } => {
             app.signals.queued();
             app.announce(build.id, build.journal_head);
+            for older in superseded {
+                app.announce(older.build, older.head);
+                if older.state == StateName::Cancelling {
+                    app.signals.cancel(older.build);
+                }
+            }
             Ok(answer(StatusCode::CREATED, build, app))
         }
         CreateOutcome::Replayed(build) => {

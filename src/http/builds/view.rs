@@ -42,6 +42,8 @@ pub(in crate::http) struct BuildView {
     retry_of: Option<Uuid>,
     /// The latest build that repeats this one.
     retried_by: Option<Uuid>,
+    /// The newer build of its group for which this one was cancelled, or told to stop.
+    superseded_by: Option<Uuid>,
     /// What was tried, in order.
     attempts: Vec<AttemptView>,
     /// Bytes of output that are kept, of all attempts together.
@@ -147,6 +149,7 @@ impl BuildView {
             digest,
             retry_of: build.retry_of.map(|BuildId(id)| id),
             retried_by: build.retried_by.map(|BuildId(id)| id),
+            superseded_by: build.superseded_by.map(|BuildId(id)| id),
             attempts: build.attempts.into_iter().map(AttemptView::from).collect(),
             log_bytes: build.log_bytes,
             created_at: build.created_at,

@@ -11,8 +11,8 @@ use crate::domain::{
     project::ProjectName,
     secret::SecretName,
     spec::{
-        ArchiveUrl, Builder, CommitId, CpuMillis, DockerfilePath, GitRef, GitUrl, ImageRef, InlineFiles, MemoryBytes,
-        Platform, RelPath, Sha256Hex, StageName,
+        ArchiveUrl, Builder, CommitId, CpuMillis, DockerfilePath, GitRef, GitUrl, GroupKey, ImageRef, InlineFiles,
+        MemoryBytes, Platform, RelPath, Sha256Hex, StageName, Supersede,
     },
 };
 
@@ -66,9 +66,23 @@ pub(super) struct CreateBuild {
     /// Higher goes first among all that is queued, whatever its project.
     #[schema(default = 0)]
     priority: Option<i16>,
+    /// The builds of which the newest counts.
+    group: Option<CreateGroup>,
     /// Free-form notes of the caller; shown, never interpreted.
     #[schema(value_type = Object)]
     annotations: BTreeMap<String, serde_json::Value>,
+}
+
+/// Builds of the same key in the same project.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CreateBuildGroup)]
+struct CreateGroup {
+    /// What they have in common, such as a repository and a branch: 1 to 200 characters.
+    #[schema(required = true, nullable = false, value_type = String, example = "app/main")]
+    key: Option<GroupKey>,
+    /// Which older builds of the key this one takes the place of: those that wait, or also those that have begun.
+    #[schema(default = "no")]
+    supersede: Option<Supersede>,
 }
 
 /// Names of secrets.
