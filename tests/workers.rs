@@ -3,6 +3,7 @@
 
 mod workers {
     mod engine;
+    mod intake;
     mod journal;
     mod merge;
     mod pool;

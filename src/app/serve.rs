@@ -33,7 +33,7 @@ use crate::{
         archive::{Archive, ArchiveError},
     },
     runner::{Readiness, Runner, verify::Verifier},
-    store::{self, attempt_keys::AttemptKeys, secrets::seal::Keyring},
+    store::{self, attempt_keys::AttemptKeys, intake::Intake, secrets::seal::Keyring},
 };
 
 /// How long open requests may take to end once the process was told to stop.
@@ -199,6 +199,7 @@ impl Service {
         let pushes = http::Pushes::new(self.logs.clone(), http::PushMetrics::register(&mut self.metrics));
         let app = http::App {
             pool: self.pool.clone(),
+            intake: Intake::new(self.pool.clone()),
             history: History::new(self.pool.clone()).with_archive(self.archive.clone()),
             signals: self.signals.clone(),
             limits: Arc::new(self.config.limits.clone()),

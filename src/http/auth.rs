@@ -107,7 +107,9 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let refuse = ApiError::Unauthenticated;
         let sent = bearer(&parts.headers).map_err(refuse)?;
-        let token = store::tokens::by_hash(&app.pool, &sent.hash())
+        let token = app
+            .intake
+            .token(sent.hash())
             .await?
             .ok_or(refuse(TokenProblem::Unknown))?;
         if token.expires_at.is_some_and(|expires_at| expires_at <= app.clock.now()) {

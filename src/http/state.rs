@@ -12,7 +12,7 @@ use super::{attempts::Pushes, cors::Cors, metrics::Metrics, stream::sse::StreamT
 use crate::{
     domain::{clock::Clock, id::BuildId, spec::Limits},
     journal::{History, Signals},
-    store::{attempt_keys::AttemptKeys, secrets::seal::Keyring},
+    store::{attempt_keys::AttemptKeys, intake::Intake, secrets::seal::Keyring},
 };
 
 /// The state of the API. Cheap to clone.
@@ -20,6 +20,8 @@ use crate::{
 pub struct App {
     /// The database.
     pub pool: PgPool,
+    /// What requests that come at the same time ask of it together.
+    pub intake: Intake,
     /// What has happened to builds.
     pub history: History,
     /// News to and from the rest of the replica.

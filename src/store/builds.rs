@@ -1,13 +1,18 @@
 //! Accepting, reading and cancelling builds.
 
+mod insert;
+
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
+pub(super) use self::insert::Insert;
+use self::insert::{insert, insert_with_others};
 use super::{
     Error,
     entries::pack,
+    gather::Gather,
     groups::{self, Superseded},
     rows::{AttemptRow, BuildRow},
     transitions::status_entries,
@@ -15,12 +20,10 @@ use super::{
 };
 use crate::domain::{
     build::{Attempt, Build},
-    event::{Event, Status},
     id::BuildId,
     project::ProjectName,
     spec::{BuildSpec, CommitId, Group, Supersede},
     state::{BuildState, IllegalTransition, StateName},
-    term::Term,
     trace_parent::TraceParent,
 };
 
@@ -98,85 +101,9 @@ async fn has_upload(connection: &mut PgConnection, new: &NewBuild) -> Result<boo
     }
 }
 
-/// Stores a build, with its first journal entry, in one statement.
-async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, Error> {
-    let spec = spec_json(&new.spec);
-    let terms: Vec<_> = Term::of(&new.spec)
-        .iter()
-        .map(|term| term.as_str().to_owned())
-        .collect();
-    let (retry_of, commit) = new.retry.map_or((None, None), |retry| (Some(retry.of), retry.commit));
-    let first = pack(&[Event::Status(Status {
-        state: StateName::Queued,
-        at: new.created_at,
-        attempt: None,
-        failure: None,
-        superseded_by: None,
-    })]);
-    let available_at = sqlx::query_scalar!(
-        r#"
-        WITH build AS (
-            INSERT INTO builds (id, project, state, spec, priority, available_at, created_at, journal_head, retry_of,
-                                commit, traceparent, group_key, group_seq)
-            VALUES ($1, $2, 'queued', $3, $4, now(), $5, 1, $8, $9, $11,
-                    $12, CASE WHEN $12::text IS NOT NULL THEN nextval('build_group_seq') END)
-            RETURNING id, available_at
-        ), term AS (
-            INSERT INTO build_terms (project, term, build_id) SELECT $2, term, id FROM build, unnest($10::text[]) AS term
-        ), entry AS (
-            INSERT INTO journal (build_id, first_seq, last_seq, codec, body)
-            SELECT id, 1, 1, $6, $7 FROM build
-        )
-        SELECT available_at AS "available_at!" FROM build
-        "#,
-        new.id.0,
-        new.project.as_str(),
-        spec,
-        new.spec.priority,
-        new.created_at,
-        first.codec,
-        first.body,
-        retry_of.map(|id| id.0),
-        commit.as_ref().map(CommitId::as_str),
-        &terms,
-        new.trace.as_ref().map(TraceParent::as_str),
-        new.spec.group.as_ref().map(|group| group.key.as_str()),
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(Build {
-        id: new.id,
-        project: new.project,
-        spec: new.spec,
-        state: BuildState::Queued {
-            attempts: 0,
-            available_at,
-        },
-        commit,
-        created_at: new.created_at,
-        journal_head: 1,
-        retry_of,
-        retried_by: None,
-        superseded_by: None,
-        attempts: Vec::new(),
-        log_bytes: 0,
-    })
-}
-
-fn spec_json(spec: &BuildSpec) -> serde_json::Value {
-    // Unwrap: the types hold strings, numbers and maps with string keys only.
-    serde_json::to_value(spec).expect("a specification serialises")
-}
-
 /// Stores a build. With a key, the primary key of `idempotency_keys` decides which of several equal requests is the
 /// first, whichever replica they reach.
 pub async fn create(pool: &PgPool, new: NewBuild, key: Option<IdempotencyKey>) -> Result<CreateOutcome, Error> {
-    let unknown_project = |error: Error| match error {
-        Error::Database(sqlx::Error::Database(database)) if database.is_foreign_key_violation() => {
-            Ok(CreateOutcome::UnknownProject)
-        }
-        other => Err(other),
-    };
     if key.is_none() && new.supersedes().is_none() {
         let mut connection = pool.acquire().await?;
         return store(&mut connection, new).await.or_else(unknown_project);
@@ -192,6 +119,24 @@ pub async fn create(pool: &PgPool, new: NewBuild, key: Option<IdempotencyKey>) -
         _ => transaction.rollback().await?,
     }
     outcome.or_else(unknown_project)
+}
+
+/// As [`create`], for a build that only has to be stored: together with others.
+pub(super) async fn create_with_others(gather: &Gather<Insert>, new: NewBuild) -> Result<CreateOutcome, Error> {
+    let superseded = Vec::new();
+    let stored = insert_with_others(gather, new).await;
+    stored
+        .map(|build| CreateOutcome::Created { build, superseded })
+        .or_else(unknown_project)
+}
+
+fn unknown_project(error: Error) -> Result<CreateOutcome, Error> {
+    match error {
+        Error::Database(sqlx::Error::Database(database)) if database.is_foreign_key_violation() => {
+            Ok(CreateOutcome::UnknownProject)
+        }
+        other => Err(other),
+    }
 }
 
 /// Stores a build, and has it take the place of others. What supersedes others needs a transaction.

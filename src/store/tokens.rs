@@ -1,10 +1,12 @@
 //! Bearer tokens. Only their hashes are known here.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{Error, rows::Place};
+use super::{Error, gather::Statement, rows::Place};
 use crate::domain::project::{ProjectName, Scope};
 
 /// A token, without the token.
@@ -95,14 +97,43 @@ pub async fn create(pool: &PgPool, new: NewToken) -> Result<Option<Token>, Error
 
 /// The token with this hash, expired or not.
 pub async fn by_hash(pool: &PgPool, hash: &[u8; 32]) -> Result<Option<Token>, Error> {
-    let row = sqlx::query_as!(
-        TokenRow,
-        "SELECT id, project, name, scopes, created_at, expires_at FROM tokens WHERE hash = $1",
-        hash.as_slice(),
-    )
-    .fetch_optional(pool)
-    .await?;
-    row.map(Token::try_from).transpose()
+    let mut connection = pool.acquire().await?;
+    let mut found = ByHash::ask(&mut connection, &[*hash]).await?;
+    Ok(found.pop().flatten())
+}
+
+/// Tokens by their hashes, expired or not.
+pub(super) struct ByHash;
+
+impl Statement for ByHash {
+    type Question = [u8; 32];
+    type Answer = Option<Token>;
+
+    async fn ask(connection: &mut PgConnection, hashes: &[[u8; 32]]) -> Result<Vec<Option<Token>>, Error> {
+        // A caller with many requests asks for the same token many times.
+        let mut different: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
+        different.sort_unstable();
+        different.dedup();
+        let rows = sqlx::query!(
+            "SELECT id, project, name, scopes, created_at, expires_at, hash FROM tokens WHERE hash = ANY($1)",
+            &different as &[&[u8]],
+        )
+        .fetch_all(connection)
+        .await?;
+        let mut tokens = HashMap::new();
+        for row in rows {
+            let token = TokenRow {
+                id: row.id,
+                project: row.project,
+                name: row.name,
+                scopes: row.scopes,
+                created_at: row.created_at,
+                expires_at: row.expires_at,
+            };
+            tokens.insert(row.hash, Token::try_from(token)?);
+        }
+        Ok(hashes.iter().map(|hash| tokens.get(hash.as_slice()).cloned()).collect())
+    }
 }
 
 /// A project's tokens, oldest first.

@@ -13,6 +13,7 @@ use kiln::{
     journal::{History, LogLimits, Logs, Signals, Writer},
     store::{
         attempt_keys::AttemptKeys,
+        intake::Intake,
         projects,
         secrets::seal::Keyring,
         tokens::{self, NewToken},
@@ -82,6 +83,7 @@ impl TestApp {
         let logs = Logs::new(pool.clone(), writer, Arc::new(SystemClock), limits);
         let mut app = App {
             pool: pool.clone(),
+            intake: Intake::new(pool.clone()),
             history: History::new(pool.clone()),
             signals,
             limits: Arc::new(Limits::default()),

@@ -27,7 +27,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>) -> Result<Response, ApiError> {
     let project = new.project.clone();
     let again = new.retry.is_some();
-    match builds::create(&app.pool, new, key).await? {
+    match app.intake.create(new, key).await? {
         CreateOutcome::Created { build, superseded } => {
             app.signals.queued();
             app.announce(build.id, build.journal_head);

@@ -1,0 +1,169 @@
+//! The rows of new builds.
+
+use std::{collections::HashMap, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, types::Json};
+use uuid::Uuid;
+
+use super::NewBuild;
+use crate::{
+    domain::{
+        build::Build,
+        event::{Event, Status},
+        spec::{BuildSpec, CommitId},
+        state::{BuildState, StateName},
+        term::Term,
+        trace_parent::TraceParent,
+    },
+    store::{
+        Error,
+        entries::pack,
+        gather::{Gather, Statement},
+    },
+};
+
+/// Stores builds, each with its first journal entry, in one statement; all or none.
+pub(in crate::store) struct Insert;
+
+impl Statement for Insert {
+    type Question = Arc<NewBuild>;
+    /// When it may be claimed.
+    type Answer = DateTime<Utc>;
+
+    async fn ask(connection: &mut PgConnection, new: &[Arc<NewBuild>]) -> Result<Vec<DateTime<Utc>>, Error> {
+        let mut columns = Columns::default();
+        for new in new {
+            columns.push(new);
+        }
+        let rows = sqlx::query!(
+            r#"
+            WITH new AS (
+                SELECT * FROM unnest(
+                    $1::uuid[], $2::text[], $3::jsonb[], $4::smallint[], $5::timestamptz[], $6::uuid[], $7::text[],
+                    $8::text[], $9::smallint[], $10::bytea[], $11::text[]
+                ) AS new (id, project, spec, priority, created_at, retry_of, commit, traceparent, codec, body, group_key)
+            ), build AS (
+                INSERT INTO builds (id, project, state, spec, priority, available_at, created_at, journal_head, retry_of,
+                                    commit, traceparent, group_key, group_seq)
+                SELECT id, project, 'queued', spec, priority, now(), created_at, 1, retry_of, commit, traceparent, group_key,
+                       CASE WHEN group_key IS NOT NULL THEN nextval('build_group_seq') END
+                FROM new
+                RETURNING id, available_at
+            ), term AS (
+                INSERT INTO build_terms (project, term, build_id)
+                SELECT project, term, id FROM unnest($12::text[], $13::text[], $14::uuid[]) AS term (project, term, id)
+            ), entry AS (
+                INSERT INTO journal (build_id, first_seq, last_seq, codec, body) SELECT id, 1, 1, codec, body FROM new
+            )
+            SELECT id, available_at AS "available_at!" FROM build
+            "#,
+            &columns.id,
+            &columns.project as &[&str],
+            &columns.spec as &[Json<&BuildSpec>],
+            &columns.priority,
+            &columns.created_at,
+            &columns.retry_of as &[Option<Uuid>],
+            &columns.commit as &[Option<&str>],
+            &columns.traceparent as &[Option<&str>],
+            &columns.codec,
+            &columns.body,
+            &columns.group_key as &[Option<&str>],
+            &columns.term_project as &[&str],
+            &columns.term,
+            &columns.term_build,
+        )
+        .fetch_all(connection)
+        .await?;
+        let available: HashMap<_, _> = rows.into_iter().map(|row| (row.id, row.available_at)).collect();
+        let available = |new: &Arc<NewBuild>| available.get(&new.id.0).copied().ok_or(Error::Conflict);
+        new.iter().map(available).collect()
+    }
+}
+
+/// Builds by columns, as a statement takes them.
+#[derive(Default)]
+struct Columns<'a> {
+    id: Vec<Uuid>,
+    project: Vec<&'a str>,
+    spec: Vec<Json<&'a BuildSpec>>,
+    priority: Vec<i16>,
+    created_at: Vec<DateTime<Utc>>,
+    retry_of: Vec<Option<Uuid>>,
+    commit: Vec<Option<&'a str>>,
+    traceparent: Vec<Option<&'a str>>,
+    codec: Vec<i16>,
+    body: Vec<Vec<u8>>,
+    group_key: Vec<Option<&'a str>>,
+    term_project: Vec<&'a str>,
+    term: Vec<String>,
+    term_build: Vec<Uuid>,
+}
+
+impl<'a> Columns<'a> {
+    fn push(&mut self, new: &'a NewBuild) {
+        let first = pack(&[Event::Status(Status {
+            state: StateName::Queued,
+            at: new.created_at,
+            attempt: None,
+            failure: None,
+            superseded_by: None,
+        })]);
+        let retry = new.retry.as_ref();
+        self.id.push(new.id.0);
+        self.project.push(new.project.as_str());
+        self.spec.push(Json(&new.spec));
+        self.priority.push(new.spec.priority);
+        self.created_at.push(new.created_at);
+        self.retry_of.push(retry.map(|retry| retry.of.0));
+        self.commit
+            .push(retry.and_then(|retry| retry.commit.as_ref()).map(CommitId::as_str));
+        self.traceparent.push(new.trace.as_ref().map(TraceParent::as_str));
+        self.codec.push(first.codec);
+        self.body.push(first.body);
+        self.group_key
+            .push(new.spec.group.as_ref().map(|group| group.key.as_str()));
+        for term in Term::of(&new.spec) {
+            self.term_project.push(new.project.as_str());
+            self.term.push(term.as_str().to_owned());
+            self.term_build.push(new.id.0);
+        }
+    }
+}
+
+/// A build that was stored just now.
+fn stored(new: Arc<NewBuild>, available_at: DateTime<Utc>) -> Build {
+    let new = Arc::unwrap_or_clone(new);
+    let (retry_of, commit) = new.retry.map_or((None, None), |retry| (Some(retry.of), retry.commit));
+    Build {
+        id: new.id,
+        project: new.project,
+        spec: new.spec,
+        state: BuildState::Queued {
+            attempts: 0,
+            available_at,
+        },
+        commit,
+        created_at: new.created_at,
+        journal_head: 1,
+        retry_of,
+        retried_by: None,
+        superseded_by: None,
+        attempts: Vec::new(),
+        log_bytes: 0,
+    }
+}
+
+/// Stores one build.
+pub(super) async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, Error> {
+    let new = Arc::new(new);
+    let available = Insert::ask(connection, std::slice::from_ref(&new)).await?;
+    Ok(stored(new, *available.first().ok_or(Error::Conflict)?))
+}
+
+/// Stores one build, in one statement with others that are asked for at the same time.
+pub(in crate::store) async fn insert_with_others(gather: &Gather<Insert>, new: NewBuild) -> Result<Build, Error> {
+    let new = Arc::new(new);
+    let available_at = gather.ask(Arc::clone(&new)).await?;
+    Ok(stored(new, available_at))
+}

@@ -1,0 +1,43 @@
+//! What every request asks: whose token this is, and where it is allowed, that a build be stored.
+
+use sqlx::PgPool;
+
+use super::{
+    Error,
+    builds::{self, CreateOutcome, IdempotencyKey, NewBuild},
+    gather::Gather,
+    tokens::{self, Token},
+};
+
+/// Answers requests that come at the same time together. Cheap to clone.
+#[derive(Clone)]
+pub struct Intake {
+    pool: PgPool,
+    tokens: Gather<tokens::ByHash>,
+    builds: Gather<builds::Insert>,
+}
+
+impl Intake {
+    /// One for a process; without requests it holds no connection.
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            tokens: Gather::new(pool.clone()),
+            builds: Gather::new(pool.clone()),
+            pool,
+        }
+    }
+
+    /// The token with this hash, expired or not, as it is stored after this was called.
+    pub async fn token(&self, hash: [u8; 32]) -> Result<Option<Token>, Error> {
+        self.tokens.ask(hash).await
+    }
+
+    /// As [`builds::create`].
+    pub async fn create(&self, new: NewBuild, key: Option<IdempotencyKey>) -> Result<CreateOutcome, Error> {
+        // Those depend on more than their own row.
+        if key.is_some() || new.spec.source.upload().is_some() || new.spec.group.is_some() {
+            return builds::create(&self.pool, new, key).await;
+        }
+        builds::create_with_others(&self.builds, new).await
+    }
+}
