@@ -6,6 +6,7 @@ pub mod build;
 pub mod clock;
 pub mod event;
 pub mod failure;
+pub mod hook;
 pub mod id;
 pub mod project;
 pub mod secret;
