@@ -8,6 +8,7 @@ pub mod event;
 pub mod failure;
 pub mod hook;
 pub mod id;
+pub mod node;
 pub mod project;
 pub mod secret;
 pub mod spec;

@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod live;
 mod metrics;
+mod nodes;
 mod operations;
 mod path;
 mod problem;

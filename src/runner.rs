@@ -217,6 +217,8 @@ pub enum Outcome {
     Succeeded,
     /// Something failed.
     Failed(Failure),
+    /// The node failed it, and may fail others.
+    FailedByNode(Failure),
 }
 
 /// How far a step's log has been read.

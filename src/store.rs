@@ -16,6 +16,7 @@ pub mod intake;
 pub mod journal;
 pub mod leases;
 pub mod listing;
+pub mod nodes;
 pub mod notify;
 pub mod partitions;
 pub mod projects;

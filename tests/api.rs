@@ -27,6 +27,7 @@ mod api {
             }
         }
     }
+    mod nodes;
     mod operations;
     mod projects;
     mod stream_tickets;

@@ -9,6 +9,7 @@ mod workers {
     mod pool;
     mod pushes;
     mod queue;
+    mod retries;
     mod sim;
     mod support;
 }

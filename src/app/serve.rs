@@ -155,7 +155,10 @@ impl Service {
             keyring: self.keyring.clone(),
             verifier: Verifier::new(self.config.registry.clone()).map_err(ServeError::Registries)?,
             clock: Arc::clone(&self.clock),
-            config: self.config.engine.clone(),
+            config: engine::Config {
+                max_memory: self.config.limits.max_resources.memory,
+                ..self.config.engine.clone()
+            },
             metrics: engine::metrics::Metrics::register(&mut self.metrics),
             service: self.access.clone(),
             runner,

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::{
     failure::Failure,
     id::{AttemptId, BuildId},
+    node::AvoidedNodes,
     project::ProjectName,
     secret::Credentials,
     spec::{BuildSpec, CommitId, Resources},
@@ -146,10 +147,12 @@ pub struct Assignment {
     pub attempt: AttemptId,
     /// Who owns the build.
     pub project: ProjectName,
-    /// What was asked for.
+    /// What was asked for; its resources are those of this attempt.
     pub spec: BuildSpec,
     /// The commit that an earlier attempt found; wins over the spec's ref.
     pub commit: Option<CommitId>,
     /// The secrets that the specification names, decrypted.
     pub credentials: Credentials,
+    /// Where it is better not carried out.
+    pub avoid: AvoidedNodes,
 }

@@ -119,6 +119,32 @@ pub struct Failure {
     pub code: FailureCode,
     /// For the person who asked for the build: what happened and what to do.
     pub message: String,
+    /// Where the cluster shows it; absent where the code rests on something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+}
+
+/// What a failure's code rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Evidence {
+    /// The place, such as `status.reason` of the pod.
+    #[schema(example = "status.reason")]
+    pub at: String,
+    /// What stands there.
+    #[schema(example = "Evicted")]
+    pub says: String,
+}
+
+impl Evidence {
+    /// Longer words are cut.
+    const MAX: usize = 300;
+
+    /// What stands at a place.
+    pub fn new(at: impl Into<String>, says: impl Into<String>) -> Self {
+        let mut says = says.into().replace('\0', "\u{fffd}");
+        says.truncate(says.floor_char_boundary(Self::MAX));
+        Self { at: at.into(), says }
+    }
 }
 
 impl Failure {
@@ -137,7 +163,20 @@ impl Failure {
         if message.contains('\0') {
             message = message.replace('\0', "\u{fffd}");
         }
-        Self { code, message }
+        Self {
+            code,
+            message,
+            evidence: None,
+        }
+    }
+
+    /// The failure with the place that shows it.
+    #[must_use]
+    pub fn shown_by(self, evidence: Evidence) -> Self {
+        Self {
+            evidence: Some(evidence),
+            ..self
+        }
     }
 }
 

@@ -9,7 +9,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{failure::Failure, spec::Digest};
+use super::{
+    failure::{Failure, FailureCode},
+    spec::Digest,
+};
 
 /// The state's name, as in JSON and in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -153,13 +156,15 @@ pub struct IllegalTransition {
     pub transition: &'static str,
 }
 
-/// How often infrastructure failures are tried again, and after how long.
+/// What is tried again, how often, and after how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts a build gets in all.
+    /// An infrastructure failure of this attempt, or of a later one, is final.
     pub max_attempts: u32,
     /// Wait before the second attempt; doubles with each further one.
     pub backoff: TimeDelta,
+    /// Whether an attempt that ran out of memory is followed by one that gets more.
+    pub more_memory: bool,
 }
 
 impl BuildState {
@@ -250,8 +255,8 @@ impl BuildState {
         }
     }
 
-    /// The attempt failed. Infrastructure failures go back to the queue while the policy allows; whatever happens to
-    /// an attempt that was being cancelled, the build ends as cancelled.
+    /// The attempt failed. Infrastructure failures go back to the queue while the policy allows, and so does a lack of
+    /// memory that can be helped; whatever happens to an attempt that was being cancelled, the build ends as cancelled.
     pub fn fail(self, failure: Failure, policy: RetryPolicy, now: DateTime<Utc>) -> Result<Self, IllegalTransition> {
         let (attempt, started_at) = match self {
             Self::Starting { attempt } => (attempt, None),
@@ -263,6 +268,13 @@ impl BuildState {
             return Ok(Self::Queued {
                 attempts: attempt,
                 available_at: now + policy.backoff * 2_i32.pow(attempt.saturating_sub(1).min(6)),
+            });
+        }
+        // Nothing has to recover first.
+        if failure.code == FailureCode::OutOfMemory && policy.more_memory {
+            return Ok(Self::Queued {
+                attempts: attempt,
+                available_at: now,
             });
         }
         Ok(Self::Failed {
@@ -289,11 +301,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::failure::FailureCode;
 
     const POLICY: RetryPolicy = RetryPolicy {
         max_attempts: 3,
         backoff: TimeDelta::seconds(5),
+        more_memory: false,
     };
 
     #[derive(Clone, Copy, Debug)]
@@ -384,6 +396,24 @@ mod tests {
         }
         let state = state.claim().and_then(|s| s.fail(lost(), POLICY, now)).expect("legal");
         assert_eq!(state.name(), StateName::Failed);
+    }
+
+    #[test]
+    fn a_lack_of_memory_is_tried_again_at_once_where_there_is_more() {
+        let now = DateTime::<Utc>::UNIX_EPOCH;
+        let fail = |more_memory| {
+            let policy = RetryPolicy { more_memory, ..POLICY };
+            let failure = Failure::new(FailureCode::OutOfMemory, "too much");
+            BuildState::Starting { attempt: 7 }
+                .fail(failure, policy, now)
+                .expect("legal")
+        };
+        let again = BuildState::Queued {
+            attempts: 7,
+            available_at: now,
+        };
+        assert_eq!(fail(true), again, "however many attempts there were");
+        assert_eq!(fail(false).name(), StateName::Failed);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::{
     Context,
     config::seconds,
     log_pump::{LogOutcome, LogPump},
+    metrics::CodeLabels,
 };
 use crate::{
     domain::{
@@ -117,32 +118,40 @@ impl<'a, R: Runner> Driver<'a, R> {
         if matches!(self.state, BuildState::Cancelling { .. }) {
             self.controls.cancel.cancel();
         }
-        // Subscribed before the launch, so that nothing of it is missed.
-        let mut observed = self.context.runner.observe(self.lease.attempt);
-        let end = match self.launch().await? {
-            Launch::Over => return Ok(()),
-            Launch::Vanished => {
-                self.remove().await;
-                // Its log ends where it is, and says so.
-                let gone = watch::Sender::new(Observation::Gone { steps: Vec::new() });
-                let hurry = CancellationToken::new();
-                let mut pump = self.start_pump(gone.subscribe(), hurry.clone());
-                self.drain(&mut pump, &hurry, REMOVED_LOG_PATIENCE).await?;
-                End::vanished()
-            }
-            Launch::Runs => {
-                let hurry = CancellationToken::new();
-                let mut pump = self.start_pump(observed.clone(), hurry.clone());
-                let end = self.follow(&mut observed, &mut pump).await?;
-                let patience = if end.forced {
-                    // Nothing may run on once the build is declared over, or is tried again.
+        let end = loop {
+            // Subscribed before the launch, so that nothing of it is missed.
+            let mut observed = self.context.runner.observe(self.lease.attempt);
+            match self.launch().await? {
+                Launch::Over => return Ok(()),
+                Launch::Vanished => {
                     self.remove().await;
-                    REMOVED_LOG_PATIENCE
-                } else {
-                    self.log_patience()
-                };
-                self.drain(&mut pump, &hurry, patience).await?;
-                end.with_log(std::mem::take(&mut pump.outcome))
+                    // Its log ends where it is, and says so.
+                    let gone = watch::Sender::new(Observation::Gone { steps: Vec::new() });
+                    let hurry = CancellationToken::new();
+                    let mut pump = self.start_pump(gone.subscribe(), hurry.clone());
+                    self.drain(&mut pump, &hurry, REMOVED_LOG_PATIENCE).await?;
+                    break End::vanished();
+                }
+                Launch::Runs => {
+                    let hurry = CancellationToken::new();
+                    let mut pump = self.start_pump(observed.clone(), hurry.clone());
+                    let Followed::Ended(end) = self.follow(&mut observed, &mut pump).await? else {
+                        drop(pump);
+                        match self.give_up_other_nodes(&mut observed).await? {
+                            Some(end) => break end,
+                            None => continue,
+                        }
+                    };
+                    let patience = if end.forced {
+                        // Nothing may run on once the build is declared over, or is tried again.
+                        self.remove().await;
+                        REMOVED_LOG_PATIENCE
+                    } else {
+                        self.log_patience()
+                    };
+                    self.drain(&mut pump, &hurry, patience).await?;
+                    break end.with_log(std::mem::take(&mut pump.outcome));
+                }
             }
         };
         self.conclude(end).await
@@ -171,7 +180,11 @@ impl<'a, R: Runner> Driver<'a, R> {
     }
 
     /// Watches the attempt until it has ended or is given up on.
-    async fn follow(&mut self, observed: &mut watch::Receiver<Observation>, pump: &mut Pump) -> Result<End, Stopped> {
+    async fn follow(
+        &mut self,
+        observed: &mut watch::Receiver<Observation>,
+        pump: &mut Pump,
+    ) -> Result<Followed, Stopped> {
         loop {
             let observation = observed.borrow_and_update().clone();
             self.note(&observation);
@@ -181,18 +194,15 @@ impl<'a, R: Runner> Driver<'a, R> {
                 Observation::Running { .. } => self.enter_running(&observation).await?,
                 Observation::Finished { outcome, steps, .. } => {
                     self.enter_running(&observation).await?;
-                    return Ok(End {
+                    return Ok(Followed::Ended(End {
                         outcome: outcome.clone(),
                         digest: digest(steps),
                         forced: false,
                         unexplained: steps.last().is_some_and(is_unexplained),
-                    });
+                    }));
                 }
                 Observation::Gone { .. } => {
-                    return Ok(End {
-                        forced: false,
-                        ..End::vanished()
-                    });
+                    return Ok(Followed::Ended(End::vanished()));
                 }
             }
             let (deadline, overdue) = self.deadline(&observation);
@@ -210,9 +220,10 @@ impl<'a, R: Runner> Driver<'a, R> {
                 }
                 () = tokio::time::sleep(wait) => match overdue {
                     Overdue::Stop(failure) => self.stop(Some(failure)).await?,
-                    Overdue::Remove(failure) => {
-                        return Ok(End { outcome: Outcome::Failed(failure), digest: None, forced: true, unexplained: false });
+                    Overdue::Remove(outcome) => {
+                        return Ok(Followed::Ended(End { outcome, digest: None, forced: true, unexplained: false }));
                     }
+                    Overdue::AnyNode => return Ok(Followed::NoOtherNode),
                 },
             }
         }
@@ -272,6 +283,7 @@ impl<'a, R: Runner> Driver<'a, R> {
                 timeout_seconds: self.claimed.assignment.spec.timeout_seconds,
                 stopping: self.stopping.as_ref(),
                 pulling_since: self.pulling_since,
+                choosy: !self.claimed.assignment.avoid.never.is_empty(),
                 observation,
             },
         )
@@ -343,6 +355,16 @@ impl<'a, R: Runner> Driver<'a, R> {
         let outcome = match end.outcome {
             Outcome::Succeeded => self.check_success(end.digest).await,
             Outcome::Failed(failure) => Err(failure),
+            Outcome::FailedByNode(failure) => {
+                self.facts.node_failed = Some(self.context.config.avoid());
+                let code = failure.code.as_str();
+                self.context
+                    .metrics
+                    .node_failures
+                    .get_or_create(&CodeLabels { code })
+                    .inc();
+                Err(failure)
+            }
         };
         match outcome {
             Ok(digest) => {
@@ -355,6 +377,9 @@ impl<'a, R: Runner> Driver<'a, R> {
             }
             Err(failure) => {
                 let told_to_stop = self.stopping.take().and_then(|stopping| stopping.failure);
+                if told_to_stop.is_some() {
+                    self.facts.node_failed = None;
+                }
                 self.fail(told_to_stop.unwrap_or(failure)).await?;
             }
         }
@@ -439,6 +464,13 @@ impl Drop for Pump {
     }
 }
 
+/// What following an attempt led to.
+enum Followed {
+    Ended(End),
+    /// No node takes it but those that it is to stay away from.
+    NoOtherNode,
+}
+
 /// How an attempt ended.
 struct End {
     outcome: Outcome,
@@ -465,16 +497,22 @@ impl End {
     /// The end in the light of the log: where neither a report nor the log's end says how the last step went, nobody
     /// knows, and that is the failure.
     fn with_log(self, log: LogOutcome) -> Self {
-        match (self.outcome, log.lost) {
-            (Outcome::Failed(failure), Some(lost)) if self.unexplained && failure.code == FailureCode::Internal => {
-                let message = format!("{} The end of its log is lost, too: {lost}.", failure.message);
-                Self {
-                    outcome: Outcome::Failed(Failure::new(FailureCode::LogLost, message)),
-                    ..self
-                }
+        let Some(lost) = log.lost.filter(|_| self.unexplained) else {
+            return self;
+        };
+        let both = |failure: Failure| {
+            if failure.code != FailureCode::Internal {
+                return failure;
             }
-            (outcome, _) => Self { outcome, ..self },
-        }
+            let message = format!("{} The end of its log is lost, too: {lost}.", failure.message);
+            Failure::new(FailureCode::LogLost, message)
+        };
+        let outcome = match self.outcome {
+            Outcome::Succeeded => Outcome::Succeeded,
+            Outcome::Failed(failure) => Outcome::Failed(both(failure)),
+            Outcome::FailedByNode(failure) => Outcome::FailedByNode(both(failure)),
+        };
+        Self { outcome, ..self }
     }
 }
 

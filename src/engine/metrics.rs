@@ -20,6 +20,13 @@ pub struct EndLabels {
     pub code: &'static str,
 }
 
+/// What an attempt failed with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabels {
+    /// The failure's code.
+    pub code: &'static str,
+}
+
 /// What is missing of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct GapLabels {
@@ -51,6 +58,8 @@ pub struct Metrics {
     pub taken_over: Counter,
     /// Attempts found running when they were to be launched.
     pub adopted: Counter,
+    /// Failures of attempts that their node is to blame for, by code.
+    pub node_failures: Family<CodeLabels, Counter>,
     /// Gaps written, by what is missing.
     pub log_gaps: Family<GapLabels, Counter>,
     /// Times that a step's log had to be read because it wasn't pushed.
@@ -85,6 +94,7 @@ impl Metrics {
             claimed: Counter::default(),
             taken_over: Counter::default(),
             adopted: Counter::default(),
+            node_failures: Family::default(),
             log_gaps: Family::default(),
             log_fallbacks: Counter::default(),
             stage_seconds: Family::new_with_constructor(stage_histogram),
@@ -117,6 +127,11 @@ impl Metrics {
             "kiln_attempts_adopted",
             "Attempts found running when they were to be launched",
             metrics.adopted.clone(),
+        );
+        registry.register(
+            "kiln_node_failures",
+            "Failures of attempts that their node is to blame for",
+            metrics.node_failures.clone(),
         );
         registry.register(
             "kiln_log_gaps",

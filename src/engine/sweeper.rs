@@ -1,5 +1,5 @@
 //! Removes what is left of attempts that are over: their worker died between the end and the clearing up. And deletes
-//! uploads that nobody has built from for their time.
+//! uploads that nobody has built from for their time, and what nodes did long ago.
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,7 @@ pub(super) async fn run<R: Runner>(context: &Context<R>, stop: &CancellationToke
             return;
         }
         let _ = stop.run_until_cancelled(sweep_uploads(context)).await;
+        let _ = stop.run_until_cancelled(forget_nodes(context)).await;
         if *context.runner.readiness().borrow() == Readiness::Ready {
             let _ = stop.run_until_cancelled(sweep(context)).await;
         }
@@ -38,6 +39,13 @@ async fn sweep_uploads<R: Runner>(context: &Context<R>) {
                 return;
             }
         }
+    }
+}
+
+/// Forgets what nodes did long ago.
+async fn forget_nodes<R: Runner>(context: &Context<R>) {
+    if let Err(error) = store::nodes::sweep(&context.pool, context.config.avoid()).await {
+        tracing::warn!(error = %error, "old failures of nodes can't be deleted");
     }
 }
 

@@ -187,6 +187,8 @@ pub(super) enum Missing {
     Upload,
     /// The secret.
     Secret,
+    /// The node.
+    Node,
 }
 
 impl From<ReadError> for ApiError {

@@ -36,6 +36,7 @@ pub struct Metrics {
     orphaned: Gauge,
     queue_age: Gauge<f64, AtomicU64>,
     workers: Family<StateLabels, Gauge>,
+    nodes_avoided: Gauge,
     database_up: Gauge,
     connections: Family<StateLabels, Gauge>,
 }
@@ -82,6 +83,7 @@ impl Metrics {
             orphaned: Gauge::default(),
             queue_age: Gauge::default(),
             workers: Family::default(),
+            nodes_avoided: Gauge::default(),
             database_up: Gauge::default(),
             connections: Family::default(),
         };
@@ -104,6 +106,11 @@ impl Metrics {
             "kiln_workers",
             "Workers that are alive, in the whole installation",
             metrics.workers.clone(),
+        );
+        registry.register(
+            "kiln_nodes_avoided",
+            "Nodes that builds are kept away from because they failed several",
+            metrics.nodes_avoided.clone(),
         );
         registry.register(
             "kiln_database_up",
@@ -173,6 +180,7 @@ impl Metrics {
             (totals.now - since).to_std().unwrap_or_default().as_secs_f64()
         });
         self.queue_age.set(age);
+        self.nodes_avoided.set(totals.avoided_nodes);
         set(&self.workers, "ready", totals.ready_workers);
         set(&self.workers, "not_ready", totals.blocked_workers);
     }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::error::{ApiError, Missing};
 use crate::domain::{
     id::{AttemptId, BuildId, UploadId},
+    node::NodeName,
     project::ProjectName,
     secret::SecretName,
     spec::{Invalid, reader::FieldError},
@@ -90,6 +91,17 @@ impl<S: Send + Sync> FromRequestParts<S> for SecretPath {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         parameter(parts, "secret", Missing::Secret).await.map(Self)
+    }
+}
+
+/// The node named by `{node}`.
+pub(super) struct NodePath(pub(super) NodeName);
+
+impl<S: Send + Sync> FromRequestParts<S> for NodePath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parameter(parts, "node", Missing::Node).await.map(Self)
     }
 }
 

@@ -236,6 +236,12 @@ fn answer(error: &ApiError) -> Answer {
             "There is no such secret",
             "the project has no secret of this name; names hold lower-case letters, digits, `-`, `_` and `.`, at most 63",
         ),
+        ApiError::NotFound(Missing::Node) => Answer::new(
+            S::NOT_FOUND,
+            "node_not_found",
+            "Nothing is known of this node",
+            "no node of this name has failed builds lately; `GET /v1/nodes` lists those that have",
+        ),
         ApiError::Seal(SealError::NoKey) => Answer::new(
             S::SERVICE_UNAVAILABLE,
             "secrets_not_configured",

@@ -27,7 +27,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     attempts, builds,
     error::{ApiError, Missing},
-    events, metrics, operations, problem, projects,
+    events, metrics, nodes, operations, problem, projects,
     request_id::{self, RequestId},
     state::App,
     stream_tickets, strict, trace, uploads,
@@ -102,6 +102,8 @@ fn table() -> OpenApiRouter<App> {
             projects::secrets::get::get,
             projects::secrets::delete::delete
         ))
+        .routes(routes!(nodes::list::list))
+        .routes(routes!(nodes::delete::delete))
         .routes(routes!(operations::healthz::healthz))
         .routes(routes!(operations::readyz::readyz))
         .routes(routes!(operations::metrics::metrics))

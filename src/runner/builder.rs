@@ -164,6 +164,7 @@ pub(super) mod tests {
     use super::*;
     use crate::domain::{
         id::{AttemptId, BuildId},
+        node::AvoidedNodes,
         spec::{CpuMillis, MemoryBytes, Resources},
     };
 
@@ -219,6 +220,7 @@ pub(super) mod tests {
             spec: spec(builder),
             commit: None,
             credentials: Credentials::default(),
+            avoid: AvoidedNodes::default(),
         }
     }
 

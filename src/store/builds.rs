@@ -245,7 +245,7 @@ pub(super) async fn attempts_of(
 ) -> Result<HashMap<BuildId, Vec<Attempt>>, Error> {
     let rows = sqlx::query_as!(
         AttemptRow,
-        "SELECT build_id, number, state, pod, node, failure_code, failure_message, resources, created_at, started_at,
+        "SELECT build_id, number, state, pod, node, failure_code, failure_message, failure_evidence, resources, created_at, started_at,
                 finished_at, log_cursor
          FROM attempts WHERE build_id = ANY($1) ORDER BY build_id, number",
         builds,

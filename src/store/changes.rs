@@ -85,6 +85,7 @@ impl ChangeRow {
             (Some(code), Some(message)) if state == StateName::Failed => Some(Failure {
                 code: place.parse("failure_code", &code)?,
                 message,
+                evidence: None,
             }),
             _ => None,
         };

@@ -12,8 +12,11 @@ use super::{
 };
 use crate::domain::{
     build::Assignment,
+    failure::FailureCode,
     id::{AttemptId, BuildId, ReplicaId},
+    node::AvoidedNodes,
     secret::Credentials,
+    spec::{BuildSpec, MemoryBytes},
     state::{BuildState, StateName},
     trace_parent::TraceParent,
 };
@@ -25,6 +28,8 @@ pub struct Claimed {
     pub lease: Lease,
     /// What to do.
     pub assignment: Assignment,
+    /// The memory that its request asked for; an attempt may be given more.
+    pub asked_memory: MemoryBytes,
     /// Where it stands.
     pub state: BuildState,
     /// Where its log stands.
@@ -44,6 +49,9 @@ struct ClaimedRow {
     project: String,
     state: String,
     spec: Value,
+    resources: Value,
+    failed_nodes: Vec<String>,
+    bad_nodes: Vec<String>,
     attempts: i32,
     epoch: i64,
     commit: Option<String>,
@@ -79,7 +87,11 @@ impl ClaimedRow {
             build: BuildId(self.id),
             number: attempt,
         };
+        let mut spec: BuildSpec = place.json("spec", self.spec)?;
+        let asked_memory = spec.resources.memory;
+        spec.resources = place.json("resources", self.resources)?;
         Ok(Claimed {
+            asked_memory,
             lease: Lease {
                 attempt: id,
                 owner,
@@ -88,7 +100,7 @@ impl ClaimedRow {
             assignment: Assignment {
                 attempt: id,
                 project: place.parse("project", &self.project)?,
-                spec: place.json("spec", self.spec)?,
+                spec,
                 commit: self
                     .commit
                     .as_deref()
@@ -96,6 +108,10 @@ impl ClaimedRow {
                     .transpose()?,
                 // Decrypted when they are needed.
                 credentials: Credentials::default(),
+                avoid: AvoidedNodes {
+                    never: self.failed_nodes,
+                    rather_not: self.bad_nodes,
+                },
             },
             state,
             standing: Standing {
@@ -121,6 +137,12 @@ pub struct ClaimLimits {
     pub batch: u32,
     /// No more than this many live builds in the whole installation, counted from the rows.
     pub live: u32,
+}
+
+/// The failures after which a build is sent to another node.
+fn infrastructure_codes() -> Vec<String> {
+    let codes = FailureCode::ALL.into_iter().filter(|code| code.is_infrastructure());
+    codes.map(|code| code.to_string()).collect()
 }
 
 /// Takes queued builds in the order of the queue. Workers don't wait for each other (SKIP LOCKED) and never get the
@@ -155,7 +177,7 @@ pub async fn claim(
             RETURNING b.*
         ), attempt AS (
             INSERT INTO attempts (build_id, number, state, pod, resources, created_at)
-            SELECT id, attempts, 'starting', $4 || id::text || '-' || attempts, spec -> 'resources', $5 FROM build
+            SELECT id, attempts, 'starting', $4 || id::text || '-' || attempts, coalesce(next_resources, spec -> 'resources'), $5 FROM build
         ), entry AS (
             INSERT INTO journal (build_id, first_seq, last_seq, codec, body)
             SELECT id, journal_head, journal_head, 0, convert_to(jsonb_build_object('status', jsonb_build_object(
@@ -164,6 +186,12 @@ pub async fn claim(
             FROM build
         )
         SELECT id, project, state, spec, attempts, epoch, commit, started_at, journal_head, log_bytes, traceparent,
+               coalesce(next_resources, spec -> 'resources') AS "resources!",
+               ARRAY(
+                   SELECT DISTINCT a.node FROM attempts a
+                   WHERE build.attempts > 1 AND a.build_id = build.id AND a.node IS NOT NULL AND a.failure_code = ANY($7)
+               ) AS "failed_nodes!",
+               ARRAY(SELECT n.name FROM nodes n WHERE n.avoided_until > now()) AS "bad_nodes!",
                '{}'::jsonb AS "log_cursor!", $5 AS "attempt_created_at!",
                (SELECT next.available_at FROM next WHERE next.id = build.id) AS available_since
         FROM build
@@ -175,6 +203,7 @@ pub async fn claim(
         pod_prefix,
         now,
         at,
+        &infrastructure_codes(),
     )
     .fetch_all(pool)
     .await?;
@@ -199,12 +228,18 @@ pub async fn take_over(pool: &PgPool, owner: ReplicaId, batch: u32) -> Result<Ve
             RETURNING b.*
         )
         SELECT b.id, b.project, b.state, b.spec, b.attempts, b.epoch, b.commit, b.started_at, b.journal_head, b.log_bytes, b.traceparent,
-               a.log_cursor, a.created_at AS attempt_created_at,
+               a.resources, a.log_cursor, a.created_at AS attempt_created_at,
+               ARRAY(
+                   SELECT DISTINCT f.node FROM attempts f
+                   WHERE f.build_id = b.id AND f.node IS NOT NULL AND f.failure_code = ANY($3)
+               ) AS "failed_nodes!",
+               ARRAY(SELECT n.name FROM nodes n WHERE n.avoided_until > now()) AS "bad_nodes!",
                NULL::timestamptz AS available_since
         FROM build b JOIN attempts a ON a.build_id = b.id AND a.number = b.attempts
         "#,
         owner.0,
         i64::from(batch),
+        &infrastructure_codes(),
     )
     .fetch_all(pool)
     .await?;

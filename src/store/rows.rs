@@ -53,11 +53,19 @@ impl Place<'_> {
         value.ok_or_else(|| self.inconsistent(column, "missing"))
     }
 
-    fn failure(self, code: Option<&str>, message: Option<String>) -> Result<Option<Failure>, Error> {
+    fn failure(
+        self,
+        code: Option<&str>,
+        message: Option<String>,
+        evidence: Option<Value>,
+    ) -> Result<Option<Failure>, Error> {
         code.map(|code| {
             Ok(Failure {
                 code: self.parse("failure_code", code)?,
                 message: message.unwrap_or_default(),
+                evidence: evidence
+                    .map(|evidence| self.json("failure_evidence", evidence))
+                    .transpose()?,
             })
         })
         .transpose()
@@ -120,7 +128,7 @@ impl BuildRow {
                 finished_at: finished(self.finished_at)?,
                 failure: place.present(
                     "failure_code",
-                    place.failure(self.failure_code.as_deref(), self.failure_message)?,
+                    place.failure(self.failure_code.as_deref(), self.failure_message, None)?,
                 )?,
             },
             StateName::Cancelled => BuildState::Cancelled {
@@ -158,6 +166,7 @@ pub(super) struct AttemptRow {
     pub node: Option<String>,
     pub failure_code: Option<String>,
     pub failure_message: Option<String>,
+    pub failure_evidence: Option<Value>,
     pub resources: Value,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
@@ -178,7 +187,7 @@ impl TryFrom<AttemptRow> for Attempt {
             state: place.parse("state", &row.state)?,
             pod: row.pod,
             node: row.node,
-            failure: place.failure(row.failure_code.as_deref(), row.failure_message)?,
+            failure: place.failure(row.failure_code.as_deref(), row.failure_message, row.failure_evidence)?,
             resources: place.json("resources", row.resources)?,
             created_at: row.created_at,
             started_at: row.started_at,

@@ -1,14 +1,15 @@
 //! Writing what the state machine decided, together with the journal entries that tell of it.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 
-use super::{Error, Lease, entries::pack};
+use super::{Error, Lease, entries::pack, nodes};
 use crate::domain::{
     event::{End, Event, Status},
     failure::Failure,
     id::BuildId,
-    spec::{CommitId, Digest},
+    node::AvoidPolicy,
+    spec::{CommitId, Digest, Resources},
     state::{BuildState, StateName},
 };
 
@@ -21,6 +22,10 @@ pub struct AttemptFacts {
     pub commit: Option<CommitId>,
     /// Why the attempt failed, if it did. A build that goes back to the queue keeps it only here.
     pub failure: Option<Failure>,
+    /// What further attempts are given, where it differs from what was asked for.
+    pub next_resources: Option<Resources>,
+    /// The node is to blame for the failure; when it is avoided for that.
+    pub node_failed: Option<AvoidPolicy>,
 }
 
 /// The journal entries that a change of state makes.
@@ -147,6 +152,26 @@ pub async fn apply(
     facts: &AttemptFacts,
     now: DateTime<Utc>,
 ) -> Result<i64, Error> {
+    let (Some(policy), Some(node), Some(failure)) = (facts.node_failed, &facts.node, &facts.failure) else {
+        return write(pool, lease, from, to, facts, now).await;
+    };
+    let mut transaction = pool.begin().await?;
+    let head = write(&mut *transaction, lease, from, to, facts, now).await?;
+    if attempt_state(to) == StateName::Failed {
+        nodes::record(&mut *transaction, node, lease.attempt, failure, policy).await?;
+    }
+    transaction.commit().await?;
+    Ok(head)
+}
+
+async fn write(
+    executor: impl PgExecutor<'_>,
+    lease: &Lease,
+    from: StateName,
+    to: &BuildState,
+    facts: &AttemptFacts,
+    now: DateTime<Utc>,
+) -> Result<i64, Error> {
     let columns = Columns::from(to);
     let attempt_state = attempt_state(to);
     let attempt_failure = if attempt_state == StateName::Failed {
@@ -155,6 +180,11 @@ pub async fn apply(
         None
     };
     let attempt_finished = attempt_state.is_terminal().then_some(now);
+    let next_resources = facts.next_resources.map(serde_json::to_value).transpose();
+    let next_resources = next_resources.map_err(|error| Error::Database(sqlx::Error::Encode(error.into())))?;
+    let evidence = attempt_failure.and_then(|failure| failure.evidence.as_ref());
+    let evidence = evidence.map(serde_json::to_value).transpose();
+    let evidence = evidence.map_err(|error| Error::Database(sqlx::Error::Encode(error.into())))?;
     let entries = pack(&status_entries(
         to,
         Some(lease.attempt.number),
@@ -168,12 +198,12 @@ pub async fn apply(
             UPDATE builds
             SET state = $5, available_at = $6, started_at = $7, finished_at = $8, digest = $9, failure_code = $10,
                 failure_message = $11, commit = coalesce($12, commit), owner = CASE WHEN $13 THEN owner END,
-                journal_head = journal_head + $14
+                journal_head = journal_head + $14, next_resources = coalesce($23, next_resources)
             WHERE id = $1 AND owner = $2 AND epoch = $3 AND state = $4
             RETURNING id, journal_head
         ), attempt AS (
             UPDATE attempts
-            SET state = $17, node = coalesce($18, node), failure_code = $19, failure_message = $20,
+            SET state = $17, node = coalesce($18, node), failure_code = $19, failure_message = $20, failure_evidence = $24,
                 started_at = coalesce($7, started_at), finished_at = $21
             FROM build
             WHERE build_id = build.id AND number = $22
@@ -204,8 +234,10 @@ pub async fn apply(
         attempt_failure.map(|failure| failure.message.as_str()),
         attempt_finished,
         i32::try_from(lease.attempt.number).map_err(|_| Error::Conflict)?,
+        next_resources,
+        evidence,
     )
-    .fetch_optional(pool)
+    .fetch_optional(executor)
     .await?;
     head.ok_or(Error::Conflict)
 }

@@ -169,6 +169,8 @@ pub struct Totals {
     pub ready_workers: i64,
     /// Workers that are alive and can't.
     pub blocked_workers: i64,
+    /// Nodes that builds are kept away from.
+    pub avoided_nodes: i64,
 }
 
 /// Counts what is not over, from the rows.
@@ -177,7 +179,8 @@ pub async fn totals(pool: &PgPool) -> Result<Totals, Error> {
         Totals,
         r#"SELECT b.queued AS "queued!", b.starting AS "starting!", b.running AS "running!",
                   b.cancelling AS "cancelling!", b.orphaned AS "orphaned!", b.oldest AS oldest_available,
-                  now() AS "now!", w.ready AS "ready_workers!", w.blocked AS "blocked_workers!"
+                  now() AS "now!", w.ready AS "ready_workers!", w.blocked AS "blocked_workers!",
+                  (SELECT count(*) FROM nodes WHERE avoided_until > now()) AS "avoided_nodes!"
            FROM (
                SELECT coalesce(sum(n) FILTER (WHERE state = 'queued'), 0)::bigint AS queued,
                       coalesce(sum(n) FILTER (WHERE state = 'starting'), 0)::bigint AS starting,

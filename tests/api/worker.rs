@@ -71,7 +71,7 @@ impl Hand {
         let facts = AttemptFacts {
             node: Some("node-1".to_owned()),
             commit: Some("a".repeat(40).parse().expect("a commit")),
-            failure: None,
+            ..AttemptFacts::default()
         };
         self.advance(to, facts).await;
     }
@@ -154,6 +154,7 @@ impl Hand {
         let policy = RetryPolicy {
             max_attempts: 2,
             backoff,
+            more_memory: false,
         };
         let failure = Failure::new(code, "it broke");
         let to = self

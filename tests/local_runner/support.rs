@@ -13,6 +13,7 @@ use kiln::{
         event::StepName,
         failure::FailureCode,
         id::{AttemptId, BuildId},
+        node::AvoidedNodes,
         secret::Credentials,
     },
     runner::{
@@ -59,6 +60,7 @@ pub(crate) fn assignment(source: &Value) -> Assignment {
         spec: serde_json::from_value(spec).expect("valid"),
         commit: None,
         credentials: Credentials::default(),
+        avoid: AvoidedNodes::default(),
     }
 }
 
@@ -102,7 +104,7 @@ pub(crate) async fn finished(
 
 pub(crate) fn failure(outcome: Outcome) -> (FailureCode, String) {
     match outcome {
-        Outcome::Failed(failure) => (failure.code, failure.message),
+        Outcome::Failed(failure) | Outcome::FailedByNode(failure) => (failure.code, failure.message),
         Outcome::Succeeded => panic!("succeeded"),
     }
 }

@@ -181,7 +181,7 @@ async fn a_failed_attempt_stays_visible_when_its_build_goes_on(pool: PgPool) {
     let facts = AttemptFacts {
         failure: Some(failure.clone()),
         node: Some("n1".to_owned()),
-        commit: None,
+        ..AttemptFacts::default()
     };
     transitions::apply(&pool, &claimed.lease, StateName::Starting, &queued, &facts, Utc::now())
         .await

@@ -14,6 +14,7 @@ use kiln::{
         event::StepName,
         failure::{Failure, FailureCode},
         id::AttemptId,
+        node::AvoidedNodes,
     },
     runner::{
         LaunchError, Launched, LogEnd, LogPosition, LogReader, Observation, Outcome, PendingReason, Readiness, Runner,
@@ -37,6 +38,10 @@ pub(super) enum Script {
     Pending,
     /// End badly with this.
     Fail(FailureCode),
+    /// End badly with this, for which the node is to blame.
+    FailByNode(FailureCode),
+    /// Wait for a node as long as the only one is out of the question, then succeed.
+    Choosy,
     /// As the element of this attempt's number; the last for all further ones.
     Each(Vec<Script>),
 }
@@ -50,6 +55,7 @@ struct Inner {
     script: Script,
     attempts: BTreeMap<AttemptId, Attempt>,
     launches: BTreeMap<AttemptId, u32>,
+    avoided: Vec<AvoidedNodes>,
     /// How many further launches nobody hears the outcome of.
     unclear: u32,
     shipping: Shipping,
@@ -109,6 +115,7 @@ impl SimRunner {
                 script,
                 attempts: BTreeMap::new(),
                 launches: BTreeMap::new(),
+                avoided: Vec::new(),
                 unclear: 0,
                 shipping: Shipping::Absent,
                 rotated: 0..=0,
@@ -146,6 +153,11 @@ impl SimRunner {
     /// How often each attempt was made, adoptions not counted.
     pub(super) fn launches(&self) -> BTreeMap<AttemptId, u32> {
         self.lock().launches.clone()
+    }
+
+    /// Which nodes each launch was to stay away from.
+    pub(super) fn avoided(&self) -> Vec<AvoidedNodes> {
+        self.lock().avoided.clone()
     }
 
     /// What attempts do with their logs.
@@ -206,7 +218,7 @@ impl SimRunner {
     }
 }
 
-fn begin(script: &Script, attempt: AttemptId) -> (Observation, u64) {
+fn begin(script: &Script, assignment: &Assignment) -> (Observation, u64) {
     let running = |lines| {
         let steps = vec![step(StepName::Source, Some((true, 0))), step(StepName::Build, None)];
         (
@@ -230,9 +242,16 @@ fn begin(script: &Script, attempt: AttemptId) -> (Observation, u64) {
             0,
         ),
         Script::Fail(code) => (finished(3, Outcome::Failed(Failure::new(*code, "as scripted"))), 3),
+        Script::FailByNode(code) => (
+            finished(3, Outcome::FailedByNode(Failure::new(*code, "as scripted"))),
+            3,
+        ),
+        Script::Choosy if assignment.avoid.never.is_empty() => (finished(1, Outcome::Succeeded), 1),
+        Script::Choosy => begin(&Script::Pending, assignment),
         Script::Each(scripts) => {
+            let attempt = assignment.attempt;
             let index = (attempt.number as usize - 1).min(scripts.len() - 1);
-            begin(&scripts[index], attempt)
+            begin(&scripts[index], assignment)
         }
     }
 }
@@ -249,7 +268,7 @@ impl Runner for SimRunner {
             return Err(RunnerError::new("creating the pod", "no answer").into());
         }
         let name = format!("{}{attempt}", Self::NAME_PREFIX);
-        let (observation, lines) = begin(&inner.script, attempt);
+        let (observation, lines) = begin(&inner.script, assignment);
         // Whoever only asked about it has made nothing.
         let exists = inner
             .attempts
@@ -259,6 +278,7 @@ impl Runner for SimRunner {
             return Ok(Launched { name, adopted: true });
         }
         *inner.launches.entry(attempt).or_default() += 1;
+        inner.avoided.push(assignment.avoid.clone());
         let entry = inner.attempts.entry(attempt).or_insert_with(|| Attempt {
             observation: watch::Sender::new(Observation::Unseen),
             lines,

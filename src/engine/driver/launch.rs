@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Driver, Stopped, patience};
+use tokio::sync::watch;
+
+use super::{Driver, End, Stopped, patience};
 use crate::{
     domain::{
         failure::{Failure, FailureCode},
         state::BuildState,
     },
-    runner::{LaunchError, Runner},
+    engine::config::seconds,
+    runner::{LaunchError, Observation, Runner},
 };
 
 /// What a launch led to.
@@ -90,6 +93,29 @@ impl<R: Runner> Driver<'_, R> {
             self.pause(backoff).await?;
             backoff = (backoff * 2).min(Duration::from_secs(5));
         }
+    }
+
+    /// Takes back a pod that waits in vain for a node on which the build hasn't failed yet, so that it can be launched
+    /// once more for any node. Gives the attempt's end if it ran after all.
+    pub(super) async fn give_up_other_nodes(
+        &mut self,
+        observed: &mut watch::Receiver<Observation>,
+    ) -> Result<Option<End>, Stopped> {
+        tracing::info!(build.id = %self.lease.attempt.build, "no other node takes the attempt; any node may");
+        self.remove().await;
+        let limit = seconds(self.context.config.stop_timeout_seconds);
+        let gone = observed.wait_for(|observation| matches!(observation, Observation::Gone { .. }));
+        let gone = tokio::time::timeout(limit, gone);
+        if self.controls.stop.run_until_cancelled(gone).await.is_none() {
+            return Err(Stopped::GiveUp);
+        }
+        if !observed.borrow().steps().is_empty() {
+            return Ok(Some(End::vanished()));
+        }
+        let avoid = &mut self.claimed.assignment.avoid;
+        *avoid = std::mem::take(avoid).relaxed();
+        self.waiting_since = self.now();
+        Ok(None)
     }
 
     /// Whether an earlier driver has seen the attempt's pod run.

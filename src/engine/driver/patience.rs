@@ -9,7 +9,7 @@ use crate::{
         state::BuildState,
     },
     engine::Config,
-    runner::{Observation, PendingReason},
+    runner::{Observation, Outcome, PendingReason},
 };
 
 /// Why an attempt was told to stop, and since when.
@@ -29,6 +29,8 @@ pub(super) struct Situation<'a> {
     pub(super) stopping: Option<&'a Stopping>,
     /// Since when an image can't be pulled.
     pub(super) pulling_since: Option<DateTime<Utc>>,
+    /// Whether there are nodes that the attempt must not run on.
+    pub(super) choosy: bool,
     pub(super) observation: &'a Observation,
 }
 
@@ -37,8 +39,10 @@ pub(super) struct Situation<'a> {
 pub(super) enum Overdue {
     /// Tell the attempt to stop, and fail it with this once it has.
     Stop(Failure),
-    /// Remove the attempt and fail it with this.
-    Remove(Failure),
+    /// Remove the attempt, which ends like this.
+    Remove(Outcome),
+    /// Launch the attempt again for any node.
+    AnyNode,
 }
 
 pub(super) fn limit(seconds: u32) -> TimeDelta {
@@ -55,14 +59,14 @@ pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<
             )
         });
         let at = stopping.since + limit(config.stop_timeout_seconds);
-        return (at, Overdue::Remove(failure));
+        return (at, Overdue::Remove(Outcome::Failed(failure)));
     }
     if let (Some(since), Some(words)) = (situation.pulling_since, failing_pull(situation.observation)) {
         let message = format!("An image that the build's pod needs can't be pulled: {words}");
         let failure = Failure::new(FailureCode::ImagePullFailed, message);
         return (
             since + limit(config.image_pull_timeout_seconds),
-            Overdue::Remove(failure),
+            Overdue::Remove(Outcome::Failed(failure)),
         );
     }
     if let BuildState::Running { started_at, .. } = situation.state {
@@ -72,6 +76,10 @@ pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<
         );
         let failure = Failure::new(FailureCode::Timeout, message);
         return (*started_at + limit(seconds), Overdue::Stop(failure));
+    }
+    if situation.choosy && is_unscheduled(situation.observation) {
+        let at = situation.waiting_since + limit(config.other_node_timeout_seconds);
+        return (at, Overdue::AnyNode);
     }
     let (seconds, code, message) = match situation.observation {
         Observation::Pending {
@@ -103,7 +111,27 @@ pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<
         }
     };
     let at = situation.waiting_since + limit(seconds);
-    (at, Overdue::Remove(Failure::new(code, message)))
+    let failure = Failure::new(code, message);
+    // A node that makes nothing of a pod and says nothing about it is broken.
+    let outcome = match situation.observation {
+        Observation::Pending {
+            node: Some(_),
+            reason: PendingReason::Starting(None),
+            ..
+        } => Outcome::FailedByNode(failure),
+        _ => Outcome::Failed(failure),
+    };
+    (at, Overdue::Remove(outcome))
+}
+
+fn is_unscheduled(observation: &Observation) -> bool {
+    matches!(
+        observation,
+        Observation::Pending {
+            reason: PendingReason::Unscheduled(_),
+            ..
+        }
+    )
 }
 
 /// What keeps the attempt from running, where the cluster has said so.
@@ -189,13 +217,15 @@ mod tests {
                 timeout_seconds: 7,
                 stopping: None,
                 pulling_since: failing_pull(&observation).map(|_| DateTime::UNIX_EPOCH + TimeDelta::seconds(30)),
+                choosy: false,
                 observation: &observation,
             };
             let (at, overdue) = deadline(&config, &situation);
             assert_eq!(at.timestamp(), seconds, "{observation:?}");
             match overdue {
                 Overdue::Stop(failure) => assert_eq!((failure.code, code), (code, FailureCode::Timeout)),
-                Overdue::Remove(failure) => assert_eq!(failure.code, code),
+                Overdue::Remove(Outcome::Failed(failure)) => assert_eq!(failure.code, code),
+                other => panic!("{other:?}"),
             }
         }
     }
@@ -213,9 +243,42 @@ mod tests {
             timeout_seconds: 7,
             stopping: Some(&stopping),
             pulling_since: None,
+            choosy: true,
             observation: &Observation::Unseen,
         };
         let (at, overdue) = deadline(&Config::default(), &situation);
-        assert_eq!((at.timestamp(), overdue), (20, Overdue::Remove(timeout)));
+        assert_eq!(
+            (at.timestamp(), overdue),
+            (20, Overdue::Remove(Outcome::Failed(timeout)))
+        );
+    }
+
+    #[test]
+    fn other_nodes_are_waited_for_and_a_silent_one_is_broken() {
+        let outcome = |observation: &Observation, choosy| {
+            let situation = Situation {
+                state: &BuildState::Starting { attempt: 2 },
+                waiting_since: DateTime::UNIX_EPOCH,
+                timeout_seconds: 7,
+                stopping: None,
+                pulling_since: None,
+                choosy,
+                observation,
+            };
+            let (at, overdue) = deadline(&Config::default(), &situation);
+            (at.timestamp(), overdue)
+        };
+        let unscheduled = pending(PendingReason::Unscheduled(None));
+        assert_eq!(outcome(&unscheduled, true), (30, Overdue::AnyNode));
+        let on_a_node = |words: Option<&str>| Observation::Pending {
+            node: Some("a".to_owned()),
+            since: DateTime::UNIX_EPOCH,
+            reason: PendingReason::Starting(words.map(str::to_owned)),
+        };
+        for (words, broken) in [(None, true), (Some("secret not found"), false)] {
+            let (at, overdue) = outcome(&on_a_node(words), true);
+            assert_eq!(at, 600);
+            assert_eq!(matches!(overdue, Overdue::Remove(Outcome::FailedByNode(_))), broken);
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{Driver, Stopped, Stored, patience};
 use crate::{
     domain::{
-        failure::Failure,
+        failure::{Failure, FailureCode},
+        spec::Resources,
         state::{BuildState, IllegalTransition},
     },
     engine::metrics::EndLabels,
@@ -17,7 +18,18 @@ impl<R: Runner> Driver<'_, R> {
     /// The attempt failed: the build fails with it, or goes back to the queue.
     pub(super) async fn fail(&mut self, failure: Failure) -> Result<(), Stopped> {
         let now = self.now();
-        let policy = self.context.config.retry();
+        let config = &self.context.config;
+        let given = self.claimed.assignment.spec.resources;
+        let policy = config.retry(self.claimed.asked_memory, given.memory);
+        let mut failure = failure;
+        if failure.code == FailureCode::OutOfMemory && policy.more_memory {
+            let memory = config.more_memory(given.memory);
+            failure = Failure::new(
+                failure.code,
+                format!("{} The next attempt gets {memory}.", failure.message),
+            );
+            self.facts.next_resources = Some(Resources { memory, ..given });
+        }
         self.facts.failure = Some(failure.clone());
         self.apply(|state| state.fail(failure.clone(), policy, now)).await
     }

@@ -142,7 +142,7 @@ impl BuildView {
             id: build.id.0,
             project: build.project,
             state: build.state.name(),
-            failure: failure.map(|Failure { code, message }| FailureView { code, message, retried }),
+            failure: failure.map(|Failure { code, message, .. }| FailureView { code, message, retried }),
             images: build.spec.images.clone(),
             spec: build.spec,
             commit: build.commit,

@@ -350,7 +350,7 @@ mod tests {
         assert!(matches!(
             &*observed.borrow(),
             Observation::Finished {
-                outcome: Outcome::Failed(_),
+                outcome: Outcome::FailedByNode(_),
                 ..
             }
         ));

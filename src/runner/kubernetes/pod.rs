@@ -13,6 +13,7 @@
 //! restarts, and a deadline that Kubernetes itself enforces. Only the build container runs with seccomp and AppArmor
 //! unconfined, which a builder without privileges needs for its user namespace (BuildKit's `docs/rootless.md`).
 
+mod affinity;
 mod containers;
 
 use std::path::Path;
@@ -36,6 +37,7 @@ use crate::{
         build::Assignment,
         failure::{Failure, FailureCode},
         id::{AttemptId, BuildId},
+        node::AvoidedNodes,
         secret::LogAccess,
         spec::{Builder, CpuMillis, MemoryBytes, Resources},
     },
@@ -113,6 +115,7 @@ struct Outline {
     credentials: FileNames,
     /// Where the log is pushed to, if it is.
     log: Option<LogAccess>,
+    avoid: AvoidedNodes,
 }
 
 /// What the steps find in the attempt's Secret.
@@ -152,6 +155,7 @@ pub(super) fn build(
             plan: plan(config, registries, assignment)?,
             credentials: FileNames::of(files),
             log: assignment.credentials.log.clone(),
+            avoid: assignment.avoid.clone(),
         },
     ))
 }
@@ -220,6 +224,7 @@ pub(super) fn probe(config: &Config) -> Pod {
             plan: String::new(),
             credentials: FileNames::default(),
             log: None,
+            avoid: AvoidedNodes::default(),
         },
     )
 }
@@ -256,6 +261,7 @@ fn assemble(config: &Config, outline: Outline) -> Pod {
     template.merge_from(config.pod_template.0.clone());
     let mut spec = template.spec.unwrap_or_default();
     fix(&mut spec, fixed, config, outline.timeout_seconds);
+    affinity::avoid(&mut spec, &outline.avoid);
     Pod {
         metadata: metadata(template.metadata.unwrap_or_default(), config, outline),
         spec: Some(spec),
