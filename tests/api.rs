@@ -4,6 +4,7 @@ mod api {
     mod auth;
     mod builds {
         mod cancel;
+        mod coalesce;
         mod create;
         pub(super) mod events;
         mod get;

@@ -113,6 +113,7 @@ async fn fill(pool: &PgPool, kind: &Kind, seed: u64) -> anyhow::Result<usize> {
         spec,
         created_at: Utc::now(),
         retry: None,
+        coalesce: false,
         trace: None,
     };
     builds::create(pool, new, None).await?;

@@ -230,6 +230,9 @@ fn body(
         .filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?))))
         .collect();
     set("group", Value::Object(group));
+    if flags.coalesce {
+        set("coalesce", json!(true));
+    }
     set("annotations", json!(annotations));
     request
 }

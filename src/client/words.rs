@@ -14,7 +14,7 @@ enum Of {
 }
 
 /// The beginnings of pointers, and what sets what is there.
-const FLAGS: [(&str, &str, Of); 32] = [
+const FLAGS: [(&str, &str, Of); 33] = [
     ("/images", "-t, --tag", Of::Value),
     ("/push", "--no-push", Of::Nothing),
     ("/build_args", "--build-arg", Of::Key),
@@ -31,6 +31,7 @@ const FLAGS: [(&str, &str, Of); 32] = [
     ("/annotations", "--annotation", Of::Key),
     ("/group/supersede", "--supersede", Of::Value),
     ("/group", "--group", Of::Value),
+    ("/coalesce", "--coalesce", Of::Nothing),
     ("/project", "--project", Of::Value),
     ("/resources/cpu", "--cpu", Of::Value),
     ("/resources/memory", "--memory", Of::Value),

@@ -117,7 +117,7 @@ impl Cors {
                         header::WWW_AUTHENTICATE,
                     ]
                     .into_iter()
-                    .chain(["idempotency-replayed", "x-request-id"].map(HeaderName::from_static))
+                    .chain(["idempotency-replayed", "kiln-coalesced", "x-request-id"].map(HeaderName::from_static))
                     .collect::<Vec<_>>(),
                 )
                 .max_age(REMEMBERED),

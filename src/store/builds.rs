@@ -2,7 +2,7 @@
 
 mod insert;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
@@ -11,6 +11,7 @@ pub(super) use self::insert::Insert;
 use self::insert::{insert, insert_with_others};
 use super::{
     Error,
+    coalesce::{self, Fingerprint},
     entries::pack,
     gather::Gather,
     groups::{self, Superseded},
@@ -40,6 +41,8 @@ pub struct NewBuild {
     pub created_at: DateTime<Utc>,
     /// Set when a caller wants an earlier build again.
     pub retry: Option<Retry>,
+    /// Whether it may be one build with identical requests that say so, too.
+    pub coalesce: bool,
     /// The span of the request, where it is traced.
     pub trace: Option<TraceParent>,
 }
@@ -50,6 +53,13 @@ impl NewBuild {
     fn supersedes(&self) -> Option<&Group> {
         let group = self.spec.group.as_ref()?;
         (self.retry.is_none() && group.supersede != Supersede::No).then_some(group)
+    }
+
+    /// What identical requests have in common, if they are to share the build.
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        // Unwrap: the types hold strings, numbers and maps with string keys only.
+        let spec = || serde_json::to_value(&self.spec).expect("a specification serialises");
+        self.coalesce.then(|| coalesce::fingerprint(&self.project, &spec()))
     }
 }
 
@@ -81,8 +91,15 @@ pub enum CreateOutcome {
         /// The builds whose place it takes.
         superseded: Vec<Superseded>,
     },
-    /// The key was used for the same request before: this is that build.
-    Replayed(Build),
+    /// An identical request is in flight: this is its build.
+    Coalesced(Build),
+    /// The key was used for the same request before.
+    Replayed {
+        /// The build that the first request got.
+        build: Build,
+        /// Whether the first request got it because of an identical one.
+        coalesced: bool,
+    },
     /// The key was used for another request.
     KeyReused,
     /// Another request under this key is being stored right now.
@@ -115,7 +132,7 @@ pub async fn create(pool: &PgPool, new: NewBuild, key: Option<IdempotencyKey>) -
     };
     // Ended here and not by dropping it, because its locks would outlive this call.
     match outcome {
-        Ok(CreateOutcome::Created { .. }) => transaction.commit().await?,
+        Ok(CreateOutcome::Created { .. } | CreateOutcome::Coalesced(_)) => transaction.commit().await?,
         _ => transaction.rollback().await?,
     }
     outcome.or_else(unknown_project)
@@ -144,15 +161,31 @@ async fn store(connection: &mut PgConnection, new: NewBuild) -> Result<CreateOut
     if !has_upload(connection, &new).await? {
         return Ok(CreateOutcome::UnknownUpload);
     }
-    let (project, now) = (new.project.clone(), new.created_at);
-    let Some(group) = new.supersedes().cloned() else {
-        let build = insert(connection, new).await?;
-        let superseded = Vec::new();
-        return Ok(CreateOutcome::Created { build, superseded });
+    let new = Arc::new(new);
+    let shared = new.fingerprint();
+    let group = new.supersedes();
+    if let Some(group) = group {
+        groups::lock(connection, &new.project, &group.key).await?;
+        if let Some(shared) = &shared {
+            coalesce::let_go_of_outdated(connection, shared).await?;
+        }
+    }
+    let build = loop {
+        if let Some(build) = insert(connection, &new).await? {
+            break build;
+        }
+        // The one that was in flight may be over by now.
+        if let Some(shared) = &shared
+            && let Some(id) = coalesce::in_flight(connection, shared).await?
+        {
+            let build = get_in(connection, id).await?.ok_or(Error::Conflict)?;
+            return Ok(CreateOutcome::Coalesced(build));
+        }
     };
-    groups::lock(connection, &project, &group.key).await?;
-    let build = insert(connection, new).await?;
-    let superseded = groups::supersede(connection, &project, &group, build.id, now).await?;
+    let superseded = match group {
+        Some(group) => groups::supersede(connection, &new.project, group, build.id, new.created_at).await?,
+        None => Vec::new(),
+    };
     Ok(CreateOutcome::Created { build, superseded })
 }
 
@@ -186,7 +219,7 @@ async fn store_once(
         return Ok(CreateOutcome::InFlight);
     }
     let used = sqlx::query!(
-        "SELECT body_hash, build_id FROM idempotency_keys WHERE project = $1 AND key = $2",
+        "SELECT body_hash, build_id, coalesced FROM idempotency_keys WHERE project = $1 AND key = $2",
         new.project.as_str(),
         key.key,
     )
@@ -197,17 +230,21 @@ async fn store_once(
             return Ok(CreateOutcome::KeyReused);
         }
         let build = get_in(transaction, BuildId(used.build_id)).await?;
-        return Ok(CreateOutcome::Replayed(build.ok_or(Error::Conflict)?));
+        return Ok(CreateOutcome::Replayed {
+            build: build.ok_or(Error::Conflict)?,
+            coalesced: used.coalesced,
+        });
     }
     let project = new.project.clone();
     let outcome = store(&mut *transaction, new).await?;
-    if let CreateOutcome::Created { build, .. } = &outcome {
+    if let CreateOutcome::Created { build, .. } | CreateOutcome::Coalesced(build) = &outcome {
         sqlx::query!(
-            "INSERT INTO idempotency_keys (project, key, body_hash, build_id) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO idempotency_keys (project, key, body_hash, build_id, coalesced) VALUES ($1, $2, $3, $4, $5)",
             project.as_str(),
             key.key,
             key.body_hash.as_slice(),
             build.id.0,
+            matches!(outcome, CreateOutcome::Coalesced(_)),
         )
         .execute(transaction)
         .await?;

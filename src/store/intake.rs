@@ -35,7 +35,7 @@ impl Intake {
     /// As [`builds::create`].
     pub async fn create(&self, new: NewBuild, key: Option<IdempotencyKey>) -> Result<CreateOutcome, Error> {
         // Those depend on more than their own row.
-        if key.is_some() || new.spec.source.upload().is_some() || new.spec.group.is_some() {
+        if key.is_some() || new.coalesce || new.spec.source.upload().is_some() || new.spec.group.is_some() {
             return builds::create(&self.pool, new, key).await;
         }
         builds::create_with_others(&self.builds, new).await

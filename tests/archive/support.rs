@@ -51,6 +51,7 @@ pub(super) async fn create_as(pool: &PgPool, id: BuildId) {
         spec: spec(),
         created_at: Utc::now(),
         retry: None,
+        coalesce: false,
         trace: None,
     };
     let outcome = builds::create(pool, new, None).await.expect("stores");

@@ -247,12 +247,12 @@ async fn one_key_makes_one_build_whoever_asks_at_once(pool: PgPool) {
     assert_eq!(created, 1, "{outcomes:?}");
     assert!(outcomes.iter().all(|outcome| matches!(
         outcome,
-        CreateOutcome::Created { .. } | CreateOutcome::Replayed(_) | CreateOutcome::InFlight
+        CreateOutcome::Created { .. } | CreateOutcome::Replayed { .. } | CreateOutcome::InFlight
     )));
     let again = store::builds::create(&pool, new_build(0), key(1))
         .await
         .expect("answers");
-    assert!(matches!(again, CreateOutcome::Replayed(_)));
+    assert!(matches!(again, CreateOutcome::Replayed { .. }));
     let other = store::builds::create(&pool, new_build(0), key(2))
         .await
         .expect("answers");

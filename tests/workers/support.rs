@@ -54,6 +54,7 @@ pub(super) fn new_build(priority: i16) -> NewBuild {
         spec: spec(priority),
         created_at: chrono::DateTime::from_timestamp(1_760_000_000, 0).expect("a time"),
         retry: None,
+        coalesce: false,
         trace: None,
     }
 }

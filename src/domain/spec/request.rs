@@ -27,6 +27,8 @@ pub struct BuildRequest {
     pub spec: BuildSpec,
     /// Whether the build is to have the cache that its project has.
     pub projects_cache: bool,
+    /// Whether an identical request in flight may be answered with the same build.
+    pub coalesce: bool,
 }
 
 impl BuildRequest {
@@ -72,6 +74,7 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
     let timeout_seconds = timeout(&root.field("timeout_seconds"), limits);
     let priority = root.field("priority").integer(i16::MIN.into(), i16::MAX.into());
     let group = group::read(&root.field("group"));
+    let coalesce = root.field("coalesce").boolean();
     let annotations = annotations(&root.field("annotations"), limits);
     root.finish();
 
@@ -79,6 +82,7 @@ fn read(root: Object<'_>, limits: &Limits) -> Result<BuildRequest, Reported> {
     let (source, dockerfile) = (source?, dockerfile?);
     Ok(BuildRequest {
         project: project?,
+        coalesce: coalesce?.unwrap_or(false),
         projects_cache: cache == CacheChoice::OfProject,
         spec: BuildSpec {
             source,

@@ -22,8 +22,10 @@ use crate::{
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const COALESCED: HeaderName = HeaderName::from_static("kiln-coalesced");
 
-/// Stores a build and tells the rest of the installation: 201 with the build, or 200 when the key was used before.
+/// Stores a build and tells the rest of the installation: 201 with the build, or 200 when there is one that
+/// the key was used for, or that is shared.
 pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>) -> Result<Response, ApiError> {
     let project = new.project.clone();
     let again = new.retry.is_some();
@@ -39,12 +41,14 @@ pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>)
             }
             Ok(answer(StatusCode::CREATED, build, app))
         }
-        CreateOutcome::Replayed(build) => {
-            let mut response = answer(StatusCode::OK, build, app);
-            response
-                .headers_mut()
-                .insert(REPLAYED, HeaderValue::from_static("true"));
-            Ok(response)
+        CreateOutcome::Coalesced(build) => Ok(marked(answer(StatusCode::OK, build, app), COALESCED)),
+        CreateOutcome::Replayed { build, coalesced } => {
+            let response = marked(answer(StatusCode::OK, build, app), REPLAYED);
+            Ok(if coalesced {
+                marked(response, COALESCED)
+            } else {
+                response
+            })
         }
         CreateOutcome::KeyReused => Err(ApiError::IdempotencyKeyReused),
         CreateOutcome::InFlight => Err(ApiError::IdempotencyKeyInFlight),
@@ -99,6 +103,11 @@ fn answer(status: StatusCode, build: Build, app: &App) -> Response {
     if let Ok(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
     }
+    response
+}
+
+fn marked(mut response: Response, header: HeaderName) -> Response {
+    response.headers_mut().insert(header, HeaderValue::from_static("true"));
     response
 }
 

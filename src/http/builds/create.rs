@@ -24,14 +24,15 @@ use crate::{
 /// Ask for a build.
 ///
 /// Only `source` and `images` (or `"push": false`) are required. Every mistake is reported at once. With an
-/// `Idempotency-Key` the call can be repeated safely: the same key with the same body gives the same build.
+/// `Idempotency-Key` the call can be repeated safely: the same key with the same body gives the same build. With
+/// `coalesce`, identical requests of several callers share one build while it is in flight.
 #[utoipa::path(
     post, path = "/v1/builds", tag = "builds", operation_id = "createBuild",
     request_body = CreateBuild,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters that stand for this request within the project")),
     responses(
         (status = 201, description = "Accepted and queued", body = BuildView, headers(("Location", description = "The build"))),
-        (status = 200, description = "The key was used for the same request before: that build, with `Idempotency-Replayed: true`", body = BuildView),
+        (status = 200, description = "The key was used for the same request before: that build, with `Idempotency-Replayed: true`; or, with `coalesce`, the build of an identical request in flight, with `Kiln-Coalesced: true`", body = BuildView),
         (status = 409, description = "A request with the same key is being carried out", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Fields are invalid, or the key was used for another request", body = Problem, content_type = "application/problem+json"),
     ),
@@ -48,6 +49,7 @@ pub(in crate::http) async fn create(
         project,
         mut spec,
         projects_cache,
+        coalesce,
     } = BuildRequest::read(&document, &app.limits).map_err(ApiError::InvalidBody)?;
     accept::can_be_fetched(&spec.source, &app)?;
     let project = project.unwrap_or_else(|| caller.project().clone());
@@ -73,6 +75,7 @@ pub(in crate::http) async fn create(
         spec,
         created_at: app.clock.now(),
         retry: None,
+        coalesce,
         trace: trace::parent(),
     };
     accept::store(&app, new, key).await

@@ -58,6 +58,7 @@ pub(in crate::http) async fn retry(
             of: id,
             commit: old.commit,
         }),
+        coalesce: false,
         trace: trace::parent(),
     };
     accept::store(&app, new, key).await

@@ -23,15 +23,16 @@ use crate::{
     },
 };
 
-/// Stores builds, each with its first journal entry, in one statement; all or none.
+/// Stores builds, each with its first journal entry, in one statement; all or none, apart from those that are shared
+/// and of which one is in flight.
 pub(in crate::store) struct Insert;
 
 impl Statement for Insert {
     type Question = Arc<NewBuild>;
-    /// When it may be claimed.
-    type Answer = DateTime<Utc>;
+    /// When it may be claimed; `None` when an identical one is in flight.
+    type Answer = Option<DateTime<Utc>>;
 
-    async fn ask(connection: &mut PgConnection, new: &[Arc<NewBuild>]) -> Result<Vec<DateTime<Utc>>, Error> {
+    async fn ask(connection: &mut PgConnection, new: &[Arc<NewBuild>]) -> Result<Vec<Self::Answer>, Error> {
         let mut columns = Columns::default();
         for new in new {
             columns.push(new);
@@ -41,20 +42,24 @@ impl Statement for Insert {
             WITH new AS (
                 SELECT * FROM unnest(
                     $1::uuid[], $2::text[], $3::jsonb[], $4::smallint[], $5::timestamptz[], $6::uuid[], $7::text[],
-                    $8::text[], $9::smallint[], $10::bytea[], $11::text[]
-                ) AS new (id, project, spec, priority, created_at, retry_of, commit, traceparent, codec, body, group_key)
+                    $8::text[], $9::smallint[], $10::bytea[], $11::text[], $15::bytea[]
+                ) AS new (id, project, spec, priority, created_at, retry_of, commit, traceparent, codec, body, group_key,
+                          coalesce_hash)
             ), build AS (
                 INSERT INTO builds (id, project, state, spec, priority, available_at, created_at, journal_head, retry_of,
-                                    commit, traceparent, group_key, group_seq)
+                                    commit, traceparent, group_key, group_seq, coalesce_hash)
                 SELECT id, project, 'queued', spec, priority, now(), created_at, 1, retry_of, commit, traceparent, group_key,
-                       CASE WHEN group_key IS NOT NULL THEN nextval('build_group_seq') END
+                       CASE WHEN group_key IS NOT NULL THEN nextval('build_group_seq') END, coalesce_hash
                 FROM new
+                ON CONFLICT (coalesce_hash)
+                    WHERE coalesce_hash IS NOT NULL AND state IN ('queued', 'starting', 'running') DO NOTHING
                 RETURNING id, available_at
             ), term AS (
                 INSERT INTO build_terms (project, term, build_id)
                 SELECT project, term, id FROM unnest($12::text[], $13::text[], $14::uuid[]) AS term (project, term, id)
+                WHERE id IN (SELECT id FROM build)
             ), entry AS (
-                INSERT INTO journal (build_id, first_seq, last_seq, codec, body) SELECT id, 1, 1, codec, body FROM new
+                INSERT INTO journal (build_id, first_seq, last_seq, codec, body) SELECT id, 1, 1, codec, body FROM new WHERE id IN (SELECT id FROM build)
             )
             SELECT id, available_at AS "available_at!" FROM build
             "#,
@@ -72,12 +77,12 @@ impl Statement for Insert {
             &columns.term_project as &[&str],
             &columns.term,
             &columns.term_build,
+            &columns.coalesce_hash as &[Option<Vec<u8>>],
         )
         .fetch_all(connection)
         .await?;
         let available: HashMap<_, _> = rows.into_iter().map(|row| (row.id, row.available_at)).collect();
-        let available = |new: &Arc<NewBuild>| available.get(&new.id.0).copied().ok_or(Error::Conflict);
-        new.iter().map(available).collect()
+        Ok(new.iter().map(|new| available.get(&new.id.0).copied()).collect())
     }
 }
 
@@ -95,6 +100,7 @@ struct Columns<'a> {
     codec: Vec<i16>,
     body: Vec<Vec<u8>>,
     group_key: Vec<Option<&'a str>>,
+    coalesce_hash: Vec<Option<Vec<u8>>>,
     term_project: Vec<&'a str>,
     term: Vec<String>,
     term_build: Vec<Uuid>,
@@ -123,6 +129,7 @@ impl<'a> Columns<'a> {
         self.body.push(first.body);
         self.group_key
             .push(new.spec.group.as_ref().map(|group| group.key.as_str()));
+        self.coalesce_hash.push(new.fingerprint().map(Vec::from));
         for term in Term::of(&new.spec) {
             self.term_project.push(new.project.as_str());
             self.term.push(term.as_str().to_owned());
@@ -154,16 +161,16 @@ fn stored(new: Arc<NewBuild>, available_at: DateTime<Utc>) -> Build {
     }
 }
 
-/// Stores one build.
-pub(super) async fn insert(connection: &mut PgConnection, new: NewBuild) -> Result<Build, Error> {
-    let new = Arc::new(new);
-    let available = Insert::ask(connection, std::slice::from_ref(&new)).await?;
-    Ok(stored(new, *available.first().ok_or(Error::Conflict)?))
+/// Stores one build. `None` when it is to be shared with identical requests, and one of those has a build in flight.
+pub(super) async fn insert(connection: &mut PgConnection, new: &Arc<NewBuild>) -> Result<Option<Build>, Error> {
+    let available = Insert::ask(connection, std::slice::from_ref(new)).await?;
+    let available = available.into_iter().next().flatten();
+    Ok(available.map(|available_at| stored(Arc::clone(new), available_at)))
 }
 
-/// Stores one build, in one statement with others that are asked for at the same time.
+/// Stores one build that isn't to be shared, in one statement with others that are asked for at the same time.
 pub(in crate::store) async fn insert_with_others(gather: &Gather<Insert>, new: NewBuild) -> Result<Build, Error> {
     let new = Arc::new(new);
-    let available_at = gather.ask(Arc::clone(&new)).await?;
+    let available_at = gather.ask(Arc::clone(&new)).await?.ok_or(Error::Conflict)?;
     Ok(stored(new, available_at))
 }

@@ -478,6 +478,15 @@ fn any_request() -> impl Strategy<Value = Value> {
         ("timeout_seconds", vec![json!(null), json!(1), json!(86400)]),
         ("priority", vec![json!(null), json!(-32768), json!(7)]),
         (
+            "group",
+            vec![
+                json!(null),
+                json!({"key": "a/é"}),
+                json!({"key": "k", "supersede": "running"}),
+            ],
+        ),
+        ("coalesce", vec![json!(null), json!(true)]),
+        (
             "annotations",
             vec![
                 json!({}),

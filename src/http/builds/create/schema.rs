@@ -68,6 +68,9 @@ pub(super) struct CreateBuild {
     priority: Option<i16>,
     /// The builds of which the newest counts.
     group: Option<CreateGroup>,
+    /// Whether a build that is in flight for an identical request, which said so too, is shared instead of making another.
+    #[schema(default = false)]
+    coalesce: Option<bool>,
     /// Free-form notes of the caller; shown, never interpreted.
     #[schema(value_type = Object)]
     annotations: BTreeMap<String, serde_json::Value>,
