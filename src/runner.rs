@@ -206,6 +206,8 @@ pub enum PendingReason {
     Unscheduled(Option<String>),
     /// An image, with the kubelet's words.
     ImagePull(String),
+    /// An image that can't ever be pulled, whatever is waited for; with the kubelet's words.
+    ImageImpossible(String),
     /// Its containers are being made; with the kubelet's words when they can't be.
     Starting(Option<String>),
 }

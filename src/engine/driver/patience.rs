@@ -64,10 +64,12 @@ pub(super) fn deadline(config: &Config, situation: &Situation<'_>) -> (DateTime<
     if let (Some(since), Some(words)) = (situation.pulling_since, failing_pull(situation.observation)) {
         let message = format!("An image that the build's pod needs can't be pulled: {words}");
         let failure = Failure::new(FailureCode::ImagePullFailed, message);
-        return (
-            since + limit(config.image_pull_timeout_seconds),
-            Overdue::Remove(Outcome::Failed(failure)),
-        );
+        let patience = if is_impossible(situation.observation) {
+            TimeDelta::zero()
+        } else {
+            limit(config.image_pull_timeout_seconds)
+        };
+        return (since + patience, Overdue::Remove(Outcome::Failed(failure)));
     }
     if let BuildState::Running { started_at, .. } = situation.state {
         let seconds = situation.timeout_seconds;
@@ -145,7 +147,9 @@ pub(super) fn pending(observation: &Observation) -> Option<Pending> {
     };
     let (kind, words) = match reason {
         PendingReason::Unscheduled(words) => (PendingKind::Unscheduled, words.as_deref()?),
-        PendingReason::ImagePull(words) => (PendingKind::ImagePull, words.as_str()),
+        PendingReason::ImagePull(words) | PendingReason::ImageImpossible(words) => {
+            (PendingKind::ImagePull, words.as_str())
+        }
         PendingReason::Starting(words) => (PendingKind::Starting, words.as_deref()?),
     };
     // Cut and cleaned like every text for people.
@@ -157,15 +161,29 @@ pub(super) fn pending(observation: &Observation) -> Option<Pending> {
 pub(super) fn failing_pull(observation: &Observation) -> Option<&str> {
     match observation {
         Observation::Pending {
-            reason: PendingReason::ImagePull(words),
+            reason: PendingReason::ImagePull(words) | PendingReason::ImageImpossible(words),
             ..
         }
         | Observation::Running {
-            waiting: Some(PendingReason::ImagePull(words)),
+            waiting: Some(PendingReason::ImagePull(words) | PendingReason::ImageImpossible(words)),
             ..
         } => Some(words),
         _ => None,
     }
+}
+
+/// Whether waiting for the image is of no use.
+fn is_impossible(observation: &Observation) -> bool {
+    matches!(
+        observation,
+        Observation::Pending {
+            reason: PendingReason::ImageImpossible(_),
+            ..
+        } | Observation::Running {
+            waiting: Some(PendingReason::ImageImpossible(_)),
+            ..
+        }
+    )
 }
 
 #[cfg(test)]
@@ -199,6 +217,12 @@ mod tests {
                 &starting,
                 pending(PendingReason::ImagePull(String::new())),
                 90,
+                FailureCode::ImagePullFailed,
+            ),
+            (
+                &starting,
+                pending(PendingReason::ImageImpossible(String::new())),
+                30,
                 FailureCode::ImagePullFailed,
             ),
             (

@@ -128,15 +128,13 @@ fn waiting(status: &PodStatus, scheduled: bool) -> Option<PendingReason> {
             _ if !holds_up => None,
             "ErrImagePull"
             | "ImagePullBackOff"
-            | "InvalidImageName"
-            | "ErrImageNeverPull"
             | "ImageInspectError"
             | "RegistryUnavailable"
-            | "SignatureValidationFailed" => Some(PendingReason::ImagePull(format!(
-                "{} For the operator: the image is set by {}, its credentials by `kubernetes.image_pull_secrets`.",
-                sentence(words()),
-                image_setting(&container.name)
-            ))),
+            | "SignatureValidationFailed" => Some(PendingReason::ImagePull(image_words(container, words()))),
+            // Nothing will change about the name, nor pull what is never to be pulled.
+            "InvalidImageName" | "ErrImageNeverPull" => {
+                Some(PendingReason::ImageImpossible(image_words(container, words())))
+            }
             // Nothing else of the pod is ever restarted.
             "CrashLoopBackOff"
             | "CreateContainerConfigError"
@@ -146,6 +144,14 @@ fn waiting(status: &PodStatus, scheduled: bool) -> Option<PendingReason> {
             _ => None,
         }
     })
+}
+
+fn image_words(container: &ContainerStatus, words: String) -> String {
+    format!(
+        "{} For the operator: the image is set by {}, its credentials by `kubernetes.image_pull_secrets`.",
+        sentence(words),
+        image_setting(&container.name)
+    )
 }
 
 fn any_step_began(status: &PodStatus) -> bool {

@@ -25,6 +25,8 @@ async fn a_build_that_eats_memory_is_told_to_ask_for_more() {
                     &["`echo eating; tail /dev/zero`", "killed", "`resources.memory`"],
                 )
                 .logged(&["eating"])
+                // The second has twice as much, and eats that, too.
+                .attempts(2)
             });
             expect_failures(kiln, cases.into()).await;
         },

@@ -142,7 +142,7 @@ fn before_it_runs_it_says_what_it_waits_for() {
                 ],
                 &initializing,
             )),
-            PendingReason::ImagePull("`agent:1`: InvalidImageName. For the operator: the image is set by `kubernetes.agent_image`, its credentials by `kubernetes.image_pull_secrets`.".to_owned()),
+            PendingReason::ImageImpossible("`agent:1`: InvalidImageName. For the operator: the image is set by `kubernetes.agent_image`, its credentials by `kubernetes.image_pull_secrets`.".to_owned()),
         ),
         (
             pod(status(
