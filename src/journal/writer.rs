@@ -22,6 +22,8 @@ use crate::{
 
 /// Flushes are at least this far apart. The first after a pause goes at once.
 const INTERVAL: Duration = Duration::from_millis(25);
+/// So many packed bytes are worth a flush of their own: nothing is gained by waiting for more.
+const ENOUGH_BYTES: usize = 64 << 10;
 /// A flush takes no more than this many packed bytes.
 const MAX_BYTES: usize = 1 << 20;
 
@@ -152,6 +154,7 @@ impl Flusher {
         while bytes < MAX_BYTES {
             let request = match self.requests.try_recv() {
                 Ok(request) => request,
+                Err(_) if bytes >= ENOUGH_BYTES => break,
                 Err(_) => match tokio::time::timeout_at(until, self.requests.recv()).await {
                     Ok(Some(request)) => request,
                     Ok(None) | Err(_) => break,

@@ -1,4 +1,5 @@
-//! What every request asks: whose token this is, and where it is allowed, that a build be stored.
+//! What every request asks: whose token this is; and where it is for a build, which cache the project has, and that the
+//! build be stored.
 
 use sqlx::PgPool;
 
@@ -6,14 +7,17 @@ use super::{
     Error,
     builds::{self, CreateOutcome, IdempotencyKey, NewBuild},
     gather::Gather,
+    projects,
     tokens::{self, Token},
 };
+use crate::domain::{project::ProjectName, spec::Cache};
 
 /// Answers requests that come at the same time together. Cheap to clone.
 #[derive(Clone)]
 pub struct Intake {
     pool: PgPool,
     tokens: Gather<tokens::ByHash>,
+    caches: Gather<projects::CacheOf>,
     builds: Gather<builds::Insert>,
 }
 
@@ -22,6 +26,7 @@ impl Intake {
     pub fn new(pool: PgPool) -> Self {
         Self {
             tokens: Gather::new(pool.clone()),
+            caches: Gather::new(pool.clone()),
             builds: Gather::new(pool.clone()),
             pool,
         }
@@ -30,6 +35,11 @@ impl Intake {
     /// The token with this hash, expired or not, as it is stored after this was called.
     pub async fn token(&self, hash: [u8; 32]) -> Result<Option<Token>, Error> {
         self.tokens.ask(hash).await
+    }
+
+    /// The cache that builds of a project get that say nothing about theirs.
+    pub async fn cache(&self, project: ProjectName) -> Result<Option<Cache>, Error> {
+        self.caches.ask(project).await
     }
 
     /// As [`builds::create`].

@@ -1,10 +1,12 @@
 //! Projects.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
-use super::{Error, rows::Place};
+use super::{Error, gather::Statement, rows::Place};
 use crate::domain::{project::ProjectName, spec::Cache};
 
 /// A project, as it is stored.
@@ -50,6 +52,36 @@ pub async fn get(pool: &PgPool, name: &ProjectName) -> Result<Option<Project>, E
     .fetch_optional(pool)
     .await?;
     row.map(|row| project(&row.name, row.created_at, row.cache)).transpose()
+}
+
+/// Caches of builds that say nothing about theirs, by project; `None` where there is none.
+pub(super) struct CacheOf;
+
+impl Statement for CacheOf {
+    type Question = ProjectName;
+    type Answer = Option<Cache>;
+
+    async fn ask(connection: &mut PgConnection, names: &[ProjectName]) -> Result<Vec<Option<Cache>>, Error> {
+        let mut different: Vec<_> = names.iter().map(ProjectName::as_str).collect();
+        different.sort_unstable();
+        different.dedup();
+        let rows = sqlx::query!(
+            r#"SELECT name, cache AS "cache!" FROM projects WHERE name = ANY($1) AND cache IS NOT NULL"#,
+            &different as &[&str],
+        )
+        .fetch_all(connection)
+        .await?;
+        let mut caches = HashMap::new();
+        for row in rows {
+            let place = Place {
+                table: "projects",
+                row: &row.name,
+            };
+            let cache: Cache = place.json("cache", row.cache)?;
+            caches.insert(row.name, cache);
+        }
+        Ok(names.iter().map(|name| caches.get(name.as_str()).cloned()).collect())
+    }
 }
 
 /// Changes a project's cache; `None` when there is no such project.

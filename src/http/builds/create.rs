@@ -15,10 +15,7 @@ use crate::{
         spec::request::BuildRequest,
     },
     http::{auth::Caller, body::JsonBody, error::ApiError, problem::Problem, state::App, trace},
-    store::{
-        builds::{IdempotencyKey, NewBuild},
-        projects,
-    },
+    store::builds::{IdempotencyKey, NewBuild},
 };
 
 /// Ask for a build.
@@ -57,9 +54,7 @@ pub(in crate::http) async fn create(
         return Err(accept::unknown_project(&project));
     }
     if projects_cache {
-        let cache = projects::get(&app.pool, &project)
-            .await?
-            .and_then(|project| project.cache);
+        let cache = app.intake.cache(project.clone()).await?;
         // What the builder can't use it does without: the request didn't ask for it.
         spec.cache = cache.filter(|cache| cache.unsupported(spec.builder).is_none());
     }
