@@ -88,7 +88,8 @@ pub(crate) async fn statements(
     loop {
         let logged = logged(database, name).await?;
         let stores = |id: &str| {
-            let of_it = |statement: &Statement| statement.parameters.iter().any(|parameter| parameter == id);
+            let names = |parameter: &String| times_named(parameter, id) > 0;
+            let of_it = |statement: &Statement| statement.parameters.iter().any(names);
             logged.iter().position(of_it)
         };
         if let (Some(first), Some(second)) = (stores(&first), stores(&id)) {
@@ -109,6 +110,17 @@ pub(crate) async fn statements(
             bail!("Postgres did not log the request's statements; is logging_collector on?");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// How often an array that holds nothing else names the id, as a statement for any number of builds does.
+pub(crate) fn times_named(parameter: &str, id: &str) -> usize {
+    let elements = parameter.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    let elements: Vec<_> = elements.into_iter().flat_map(|list| list.split(',')).collect();
+    if elements.iter().all(|element| *element == id) {
+        elements.len()
+    } else {
+        0
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 use url::Url;
 
-use super::capture::Captured;
+use super::capture::{Captured, times_named};
 use crate::{Rate, stats::quantile};
 
 /// Writing the log of latencies costs the ceiling something: only this share of the transactions is written.
@@ -34,10 +34,11 @@ impl Pgbench {
             for (number, value) in statement.parameters.iter().enumerate().rev() {
                 let variable = format!("s{index}_{number}");
                 let placeholder = format!("${}", number + 1);
-                if *value == captured.id {
+                let times = times_named(value, &captured.id);
+                if times > 0 {
                     // Ids grow with time, as those of version 7 do: the round's prefix, a counter, the client.
                     let id = "(:prefix || lpad(to_hex(:n::bigint * 1024 + :client_id::bigint), 20, '0'))::uuid";
-                    text = text.replace(&placeholder, id);
+                    text = text.replace(&placeholder, &format!("ARRAY[{}]", vec![id; times].join(", ")));
                 } else {
                     text = text.replace(&placeholder, &format!(":{variable}"));
                     variables.push(format!("{variable}={value}"));

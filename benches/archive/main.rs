@@ -5,12 +5,14 @@
 
 #[path = "../common/database.rs"]
 mod database;
+#[path = "../common/lines.rs"]
+mod lines;
 #[path = "../common/setting.rs"]
 mod setting;
 #[path = "../common/table.rs"]
 mod table;
 
-use std::{fmt::Write as _, io::Write as _, time::Instant};
+use std::{io::Write as _, time::Instant};
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use database::Database;
+use lines::Lines;
 use setting::setting;
 use table::Table;
 
@@ -40,43 +43,6 @@ const MEGABYTE: f64 = 1e6;
 const ENTRY: usize = 16 << 10;
 /// The level that archives are compressed with.
 const LEVEL: i32 = 6;
-
-/// Output as of a package manager and a compiler: lines of about 100 bytes that resemble each other.
-struct Lines {
-    noise: u64,
-    number: u64,
-}
-
-impl Lines {
-    fn random(&mut self) -> u64 {
-        self.noise = self.noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        self.noise >> 33
-    }
-
-    fn write(&mut self, out: &mut String) {
-        const WORDS: [&str; 8] = [
-            "crypto", "server", "parser", "runtime", "client", "codec", "storage", "metrics",
-        ];
-        self.number += 1;
-        let (a, b, c) = (self.random(), self.random(), self.random());
-        let word = |n: u64| WORDS[usize::try_from(n % 8).unwrap_or_default()];
-        let _ = writeln!(
-            out,
-            "#{} {}.{:03} Compiling {}-{} v{}.{}.{} (/src/crates/{}/{:08x}) [{}/2400]",
-            a % 40,
-            self.number / 50,
-            self.number % 1000,
-            word(a),
-            word(b),
-            a % 3,
-            b % 20,
-            c % 10,
-            word(c),
-            c,
-            self.number % 2400,
-        );
-    }
-}
 
 /// How a build prints.
 struct Kind {
@@ -117,7 +83,7 @@ async fn fill(pool: &PgPool, kind: &Kind, seed: u64) -> anyhow::Result<usize> {
         trace: None,
     };
     builds::create(pool, new, None).await?;
-    let mut lines = Lines { noise: seed, number: 0 };
+    let mut lines = Lines::new(seed);
     let mut printed = 0;
     while printed < kind.bytes {
         let mut events = Vec::new();

@@ -125,7 +125,8 @@ pub(crate) struct Seen<T> {
     pub(crate) at: DateTime<Utc>,
 }
 
-async fn client(kubeconfig: &str) -> anyhow::Result<Client> {
+/// A client with what a kubeconfig allows.
+pub(crate) async fn client(kubeconfig: &str) -> anyhow::Result<Client> {
     let file = Kubeconfig::read_from(kubeconfig).with_context(|| kubeconfig.to_owned())?;
     let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     // A request that is tried again would count once.

@@ -19,60 +19,74 @@ use crate::{
 };
 
 const LIMIT: Duration = Duration::from_mins(3);
+/// Replicas that empty the queue together.
+const REPLICAS: [usize; 2] = [1, 3];
 
 struct Burst {
     seconds: f64,
-    /// Processor time and memory of Kiln.
+    /// Processor time and memory of all replicas.
     cpu_seconds: f64,
     idle_mib: f64,
     after_mib: f64,
 }
 
 pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<()> {
-    let builds: usize = setting("KILN_BENCH_BUILDS", 1000)?;
-    let rounds: usize = setting("KILN_BENCH_ROUNDS", 5)?;
-    let (mut kiln, mut raw) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        if round % 2 == 0 {
-            raw.push(by_hand(bench, builds).await?);
-            kiln.push(by_kiln(bench, builds).await?);
-        } else {
-            kiln.push(by_kiln(bench, builds).await?);
-            raw.push(by_hand(bench, builds).await?);
-        }
-    }
-
-    let ratios: Vec<f64> = kiln.iter().zip(&raw).map(|(kiln, raw)| raw / kiln.seconds).collect();
+    let builds: usize = setting("KILN_BENCH_BUILDS", 5000)?;
+    let rounds: usize = setting("KILN_BENCH_BURST_ROUNDS", 3)?;
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let rate = |seconds: f64| builds as f64 / seconds;
-    let of = |value: fn(&Burst) -> f64| Spread::of(&kiln.iter().map(value).collect::<Vec<_>>());
-    let rates: Vec<f64> = kiln.iter().map(|burst| rate(burst.seconds)).collect();
-    let raw_rates: Vec<f64> = raw.iter().map(|seconds| rate(*seconds)).collect();
     println!("{builds} queued builds → all pods created; medians of {rounds} alternating rounds (smallest–largest):\n");
-    let mut table = Table::new(["", "seconds", "pods per second", "of raw"]);
-    table.row([
-        format!("raw, {IN_FLIGHT} in flight"),
-        format!("{:.2}", Spread::of(&raw)),
-        format!("{:.0}", Spread::of(&raw_rates)),
-        String::new(),
+    let mut table = Table::new([
+        "",
+        "seconds",
+        "pods per second",
+        "of raw",
+        "Kiln's processor seconds",
+        "MiB before",
+        "MiB after",
     ]);
-    table.row([
-        "**Kiln**, one replica".to_owned(),
-        format!("{:.2}", of(|burst| burst.seconds)),
-        format!("{:.0}", Spread::of(&rates)),
-        format!("**{:.2}**", Spread::of(&ratios)),
-    ]);
-    print!("{table}");
-    println!(
-        "Kiln used {:.2} s of processor time a round; its resident memory went from {:.0} to {:.0} MiB.\n",
-        of(|burst| burst.cpu_seconds).median,
-        of(|burst| burst.idle_mib).median,
-        of(|burst| burst.after_mib).median,
-    );
+    for replicas in REPLICAS {
+        let (mut kiln, mut raw) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            if round % 2 == 0 {
+                raw.push(by_hand(bench, builds).await?);
+                kiln.push(by_kiln(bench, builds, replicas).await?);
+            } else {
+                kiln.push(by_kiln(bench, builds, replicas).await?);
+                raw.push(by_hand(bench, builds).await?);
+            }
+        }
+        let ratios: Vec<f64> = kiln.iter().zip(&raw).map(|(kiln, raw)| raw / kiln.seconds).collect();
+        let of = |value: fn(&Burst) -> f64| Spread::of(&kiln.iter().map(value).collect::<Vec<_>>());
+        let rates: Vec<f64> = kiln.iter().map(|burst| rate(burst.seconds)).collect();
+        let raw_rates: Vec<f64> = raw.iter().map(|seconds| rate(*seconds)).collect();
+        table.row([
+            format!("raw, {IN_FLIGHT} in flight"),
+            format!("{:.1}", Spread::of(&raw)),
+            format!("{:.0}", Spread::of(&raw_rates)),
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+        ]);
+        table.row([
+            match replicas {
+                1 => "**Kiln**, one replica".to_owned(),
+                _ => format!("**Kiln**, {replicas} replicas"),
+            },
+            format!("{:.1}", of(|burst| burst.seconds)),
+            format!("{:.0}", Spread::of(&rates)),
+            format!("**{:.2}**", Spread::of(&ratios)),
+            format!("{:.2}", of(|burst| burst.cpu_seconds).median),
+            format!("{:.0}", of(|burst| burst.idle_mib).median),
+            format!("{:.0}", of(|burst| burst.after_mib).median),
+        ]);
+    }
+    println!("{table}");
     Ok(())
 }
 
-async fn by_kiln(bench: &Bench, builds: usize) -> anyhow::Result<Burst> {
+async fn by_kiln(bench: &Bench, builds: usize, replicas: usize) -> anyhow::Result<Burst> {
     {
         let server = bench.serve(&["--roles", "api"], "/healthz").await?;
         let caller = Caller::new(&server.base, &bench.token);
@@ -85,13 +99,20 @@ async fn by_kiln(bench: &Bench, builds: usize) -> anyhow::Result<Burst> {
     }
     let mut pods = bench.cluster.watch::<Pod>(&format!("{INSTALLATION}={KILN}")).await?;
     // Listening is all that is waited for: the queue is being emptied from the start.
-    let server = bench.serve(&["--roles", "api,worker"], "/healthz").await?;
-    let idle_mib = resident(server.id())?;
-    let cpu_before = cpu_seconds(server.id())?;
+    let servers = (0..replicas).map(|_| bench.serve(&["--roles", "api,worker"], "/healthz"));
+    let servers = futures::future::try_join_all(servers).await?;
+    let sum = |of: fn(u32) -> anyhow::Result<f64>| {
+        servers
+            .iter()
+            .map(|server| of(server.id()))
+            .sum::<anyhow::Result<f64>>()
+    };
+    let idle_mib = sum(resident)?;
+    let cpu_before = sum(cpu_seconds)?;
     let last = last_of(&mut pods, builds).await?;
-    let cpu_after = cpu_seconds(server.id())?;
-    let after_mib = resident(server.id())?;
-    drop(server);
+    let cpu_after = sum(cpu_seconds)?;
+    let after_mib = sum(resident)?;
+    drop(servers);
 
     let mut connection = PgConnection::connect(bench.database.url.as_str()).await?;
     let first: DateTime<Utc> = sqlx::query_scalar("SELECT min(created_at) FROM attempts")

@@ -1,4 +1,4 @@
-//! From builds to pods, by one replica, beside raw creation of the same pods on the same API server.
+//! From builds to pods, by one replica and by three, beside raw creation of the same pods on the same API server.
 //!
 //! - *Burst*: a full queue, from the first claim to the moment when a watch has told of the last pod; the ceiling is a
 //!   client that creates the same pods with as many requests in flight and does nothing else.

@@ -87,6 +87,8 @@ struct Build {
     created: f64,
     first_line: f64,
     succeeded: f64,
+    /// How long lines took to arrive that say when they were printed, in ms.
+    waits: Vec<f64>,
     pod: Value,
 }
 
@@ -166,6 +168,28 @@ async fn compare(cluster: &Cluster, configuration: &str, token: &str, runs: u32)
         median[2] - median[3],
         resident(server.id())?
     );
+    delivery(cluster, &caller, request).await
+}
+
+/// From a line that a real pod prints to the subscriber.
+async fn delivery(cluster: &Cluster, caller: &Caller, mut request: Value) -> anyhow::Result<()> {
+    const LINES: usize = 200;
+    let base = required("KILN_TEST_BASE_IMAGE", "an image to begin with")?;
+    // The pod's clock of seconds since the start is this program's, too, and any shell can print it.
+    let print = format!("i=0; while [ $i -lt {LINES} ]; do cat /proc/uptime; sleep 0.05; i=$((i+1)); done");
+    request["source"]["files"]["Dockerfile"] = format!("FROM {base}\nRUN {print}\n").into();
+    let waits = by_kiln(cluster, caller, &request).await?.waits;
+    ensure!(
+        waits.len() == LINES,
+        "{} of {LINES} lines say when they were printed",
+        waits.len()
+    );
+    let mut table = Table::new(["lines", "p50 ms", "p90 ms", "p99 ms", "largest ms"]);
+    let at = |q| format!("{:.0}", quantile(&waits, q));
+    table.row([LINES.to_string(), at(0.5), at(0.9), at(0.99), at(1.0)]);
+    println!(
+        "\nPrinted in a `RUN` of the one build in its pod → read by a subscriber; the clock ticks every 10 ms:\n\n{table}"
+    );
     Ok(())
 }
 
@@ -214,6 +238,7 @@ async fn by_kiln(cluster: &Cluster, caller: &Caller, request: &Value) -> anyhow:
         created: since(created),
         first_line: since(followed.first_line.context("the build printed nothing")?),
         succeeded: since(followed.ended),
+        waits: followed.waits,
         pod,
     })
 }
