@@ -20,10 +20,9 @@ use url::Url;
 
 pub use self::{config::Config, worker::run};
 use crate::{
-    domain::clock::Clock,
     journal::{Logs, Signals},
     runner::verify::Verifier,
-    store::{attempt_keys::AttemptKeys, secrets::seal::Keyring},
+    store::{attempt_keys::AttemptKeys, clock::DatabaseClock, secrets::seal::Keyring},
 };
 
 /// What every part of the engine works with.
@@ -40,8 +39,8 @@ pub struct Context<R> {
     pub keyring: Keyring,
     /// Asks registries whether they hold what was pushed.
     pub verifier: Verifier,
-    /// The time that is written down. What decides between workers is the database's.
-    pub clock: Arc<dyn Clock>,
+    /// The database's time, by which every worker goes.
+    pub clock: Arc<DatabaseClock>,
     /// Limits and timers.
     pub config: Config,
     /// Counters.

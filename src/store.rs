@@ -9,6 +9,7 @@ pub mod archives;
 pub mod attempt_keys;
 pub mod builds;
 pub mod changes;
+pub mod clock;
 mod coalesce;
 pub mod entries;
 mod gather;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::{Config, RunnerKind};
 use crate::{
-    domain::clock::{Clock, SystemClock},
+    domain::clock::SystemClock,
     engine::{
         self, Context, ServiceAccess,
         keeper::{self, Keeper},
@@ -33,7 +33,7 @@ use crate::{
         archive::{Archive, ArchiveError},
     },
     runner::{Readiness, Runner, verify::Verifier},
-    store::{self, attempt_keys::AttemptKeys, intake::Intake, secrets::seal::Keyring},
+    store::{self, attempt_keys::AttemptKeys, clock::DatabaseClock, intake::Intake, secrets::seal::Keyring},
 };
 
 /// How long open requests may take to end once the process was told to stop.
@@ -90,7 +90,7 @@ pub struct Service {
     config: Config,
     pool: PgPool,
     keyring: Keyring,
-    clock: Arc<dyn Clock>,
+    clock: Arc<DatabaseClock>,
     metrics: Registry,
     signals: Signals,
     logs: Logs,
@@ -119,8 +119,8 @@ impl Service {
         let journal = crate::journal::metrics::Metrics::register(&mut metrics);
         let (writer, flusher) = Writer::with_metrics(pool.clone(), signals.clone(), journal);
         let last = CancellationToken::new();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let logs = Logs::new(pool.clone(), writer, Arc::clone(&clock), config.logs.clone());
+        let clock = Arc::new(DatabaseClock::new(Arc::new(SystemClock)));
+        let logs = Logs::new(pool.clone(), writer, clock.clone(), config.logs.clone());
         let access = ServiceAccess {
             url: Arc::new(config.agent_url.clone().map(OnceLock::from).unwrap_or_default()),
             keys: AttemptKeys::new(http::Random::system().bytes()),
@@ -128,6 +128,8 @@ impl Service {
         let mut back = JoinSet::new();
         back.spawn(named("exchange of news between replicas", exchange.run(last.clone())));
         back.spawn(named("journal writer", flusher.run(last.clone())));
+        let (followed, its_pool, stop) = (Arc::clone(&clock), pool.clone(), last.clone());
+        back.spawn(named("clock", async move { followed.follow(&its_pool, &stop).await }));
         Ok(Self {
             config,
             pool,
@@ -209,7 +211,7 @@ impl Service {
             uploads: Arc::new(http::Uploads::new(self.config.uploads.clone(), reachable)),
             attempt_keys: self.access.keys.clone(),
             pushes,
-            clock: Arc::clone(&self.clock),
+            clock: self.clock.clone(),
             random: http::Random::system(),
             keyring: self.keyring.clone(),
             health: http::Health {

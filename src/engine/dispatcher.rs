@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, worker::Session};
 use crate::{
+    domain::clock::Clock as _,
     runner::{Readiness, Runner},
     store::{self, queue::ClaimLimits},
 };
@@ -89,4 +90,18 @@ async fn claim<R: Runner>(context: &Arc<Context<R>>, session: &Session) -> Resul
         session.drive(context, build, false);
     }
     Ok(if full { More::Perhaps } else { More::No })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Config, config::seconds};
+
+    #[test]
+    fn a_dead_workers_builds_are_taken_over_within_twenty_seconds() {
+        // It may die right after a renewal. Whoever looks next has slept for as long as the jitter allows, and may look
+        // once more without looking for orphans.
+        let looks = POLL.mul_f64(1.2) * 2;
+        assert!(seconds(Config::default().lease_seconds) + looks < Duration::from_secs(20));
+    }
 }

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     domain::{
         build::Pending,
+        clock::Clock as _,
         event::StepName,
         failure::{Failure, FailureCode},
         spec::{CommitId, Digest},

@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, metrics::GapLabels};
 use crate::{
-    domain::event::{Event, Gap, Step, StepName, StepPhase},
+    domain::{
+        clock::Clock as _,
+        event::{Event, Gap, Step, StepName, StepPhase},
+    },
     journal::{
         AppendError, lines,
         log::{Change, LogWriter},

@@ -34,7 +34,12 @@ pub async fn run<R: Runner>(context: Arc<Context<R>>, name: String, shutdown: Ca
     while !shutdown.is_cancelled() {
         let session = Session::new();
         let lease = seconds(context.config.lease_seconds);
-        if let Err(error) = store::leases::register(&context.pool, session.replica(), &name, lease).await {
+        // What it decides from the first claim on goes by the database's time.
+        let ready = async {
+            context.clock.read(&context.pool).await?;
+            store::leases::register(&context.pool, session.replica(), &name, lease).await
+        };
+        if let Err(error) = ready.await {
             tracing::warn!(error = %error, cause = ?std::error::Error::source(&error), "the worker can't register; the database is needed");
             let _ = tokio::time::timeout(Duration::from_secs(1), shutdown.cancelled()).await;
             continue;

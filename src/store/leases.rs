@@ -11,7 +11,7 @@ use crate::domain::{
     state::BuildState,
 };
 
-fn interval(duration: Duration) -> PgInterval {
+pub(super) fn interval(duration: Duration) -> PgInterval {
     PgInterval {
         months: 0,
         days: 0,

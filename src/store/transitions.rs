@@ -1,9 +1,9 @@
 //! Writing what the state machine decided, together with the journal entries that tell of it.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgExecutor, PgPool};
+use sqlx::{PgExecutor, PgPool, postgres::types::PgInterval};
 
-use super::{Error, Lease, entries::pack, nodes};
+use super::{Error, Lease, entries::pack, leases::interval, nodes};
 use crate::domain::{
     event::{End, Event, Status},
     failure::Failure,
@@ -139,6 +139,11 @@ fn attempt_state(to: &BuildState) -> StateName {
     }
 }
 
+/// How long a build isn't to be claimed. From when that counts is for the database to say, whose clock decides about it.
+fn pause(now: DateTime<Utc>, available_at: DateTime<Utc>) -> PgInterval {
+    interval((available_at - now).to_std().unwrap_or_default())
+}
+
 /// Moves the build from `from` to `to` on behalf of its worker, and returns the journal's new head. [`Error::Conflict`]
 /// means that nothing was written: the lease is lost, or the build was in another state.
 ///
@@ -196,7 +201,7 @@ async fn write(
         r#"
         WITH build AS (
             UPDATE builds
-            SET state = $5, available_at = $6, started_at = $7, finished_at = $8, digest = $9, failure_code = $10,
+            SET state = $5, available_at = now() + $6::interval, started_at = $7, finished_at = $8, digest = $9, failure_code = $10,
                 failure_message = $11, commit = coalesce($12, commit), owner = CASE WHEN $13 THEN owner END,
                 journal_head = journal_head + $14, next_resources = coalesce($23, next_resources)
             WHERE id = $1 AND owner = $2 AND epoch = $3 AND state = $4
@@ -217,7 +222,7 @@ async fn write(
         lease.epoch,
         from.as_str(),
         to.name().as_str(),
-        columns.available_at,
+        columns.available_at.map(|at| pause(now, at)),
         columns.started_at,
         columns.finished_at,
         columns.digest,
@@ -259,7 +264,7 @@ pub async fn release(
     let head = sqlx::query_scalar!(
         "WITH build AS (
              UPDATE builds
-             SET state = 'queued', available_at = $4, attempts = attempts - 1, owner = NULL,
+             SET state = 'queued', available_at = now() + $4::interval, attempts = attempts - 1, owner = NULL,
                  journal_head = journal_head + $5
              WHERE id = $1 AND owner = $2 AND epoch = $3 AND state = 'starting'
              RETURNING id, attempts, journal_head
@@ -272,7 +277,7 @@ pub async fn release(
         lease.attempt.build.0,
         lease.owner.0,
         lease.epoch,
-        available_at,
+        pause(now, available_at),
         entries.count,
         entries.codec,
         entries.body,

@@ -120,7 +120,7 @@ async fn a_build_whose_secret_is_gone_is_not_launched(pool: PgPool) {
 #[sqlx::test]
 async fn infrastructure_failures_end_after_the_last_attempt(pool: PgPool) {
     let runner = SimRunner::new(Script::Fail(FailureCode::NodeLost));
-    let worker = Worker::start(&pool, &runner);
+    let worker = Worker::start_with(&pool, &runner, |config| config.max_attempts = 3);
     let build = create(&pool).await;
     wait_for_state(&pool, build, StateName::Failed).await;
     assert_eq!(runner.launches().len(), 3);

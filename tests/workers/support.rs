@@ -3,7 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use kiln::{
-    domain::{clock::SystemClock, id::BuildId, spec::BuildSpec, state::StateName},
+    domain::{
+        clock::{Clock, SystemClock},
+        id::BuildId,
+        spec::BuildSpec,
+        state::StateName,
+    },
     engine::{self, Context, ServiceAccess, metrics::Metrics},
     journal::{History, LogLimits, Logs, Reader, Signals, Writer},
     runner::{registry::Registry, verify::Verifier},
@@ -11,6 +16,7 @@ use kiln::{
         self,
         attempt_keys::AttemptKeys,
         builds::{CreateOutcome, NewBuild},
+        clock::DatabaseClock,
         secrets::seal::Keyring,
     },
 };
@@ -115,6 +121,16 @@ impl Worker {
     }
 
     pub(super) fn start_with(pool: &PgPool, runner: &SimRunner, adjust: impl FnOnce(&mut engine::Config)) -> Self {
+        Self::start_at(pool, runner, Arc::new(SystemClock), adjust)
+    }
+
+    /// On a machine with this clock.
+    pub(super) fn start_at(
+        pool: &PgPool,
+        runner: &SimRunner,
+        clock: Arc<dyn Clock>,
+        adjust: impl FnOnce(&mut engine::Config),
+    ) -> Self {
         let mut config = engine::Config {
             lease_seconds: 3,
             retry_backoff_seconds: 0,
@@ -124,7 +140,8 @@ impl Worker {
         adjust(&mut config);
         let (signals, exchange) = Signals::new(pool.clone());
         let (writer, flusher) = Writer::new(pool.clone(), signals.clone());
-        let logs = Logs::new(pool.clone(), writer, Arc::new(SystemClock), LogLimits::default());
+        let clock = Arc::new(DatabaseClock::new(clock));
+        let logs = Logs::new(pool.clone(), writer, clock.clone(), LogLimits::default());
         let context = Arc::new(Context {
             pool: pool.clone(),
             runner: runner.clone(),
@@ -140,7 +157,7 @@ impl Worker {
                 verify: false,
             }])
             .expect("a client"),
-            clock: Arc::new(SystemClock),
+            clock,
             config,
             metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
             service: ServiceAccess {

@@ -64,11 +64,12 @@ pub(in crate::http) async fn create(
     });
     let listed = document["registry_credentials"].is_array();
     accept::check_secrets(&app, &project, &spec, listed, key.as_ref()).await?;
+    let now = app.clock.now();
     let new = NewBuild {
-        id: BuildId::new(),
+        id: BuildId::at(now),
         project: project.clone(),
         spec,
-        created_at: app.clock.now(),
+        created_at: now,
         retry: None,
         coalesce,
         trace: trace::parent(),

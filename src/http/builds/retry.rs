@@ -49,11 +49,12 @@ pub(in crate::http) async fn retry(
     }
     accept::can_be_fetched(&old.spec.source, &app)?;
     accept::check_secrets(&app, &old.project, &old.spec, true, key.as_ref()).await?;
+    let now = app.clock.now();
     let new = NewBuild {
-        id: BuildId::new(),
+        id: BuildId::at(now),
         project: old.project,
         spec: old.spec,
-        created_at: app.clock.now(),
+        created_at: now,
         retry: Some(Retry {
             of: id,
             commit: old.commit,
