@@ -1,5 +1,5 @@
 # The two commands of the README are `make run` and `make test`; the rest is for work on Kiln itself.
-.PHONY: run test cluster cluster-down test-cluster fuzz bench openapi sqlx
+.PHONY: run test cluster cluster-down test-cluster soak fuzz bench openapi sqlx
 
 run: ## Set up what is missing, start `kiln dev`, run the sample build, serve until Ctrl-C
 	@scripts/run.sh
@@ -16,7 +16,10 @@ cluster-down: ## Stop it; what was built stays cached
 test-cluster: ## Run tests/cluster against it
 	@scripts/test-cluster.sh
 
-fuzz: ## Run the property tests with many cases that were never tried before
+soak: ## Run the property tests with many cases that were never tried before
+	@scripts/soak.sh
+
+fuzz: ## Throw bytes at all that reads what comes from outside, a minute each
 	@scripts/fuzz.sh
 
 bench: ## Measure, beside the ceilings

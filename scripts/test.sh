@@ -15,7 +15,7 @@ say "Programs"
 # The tests start `kiln-agent`, which `cargo test` alone doesn't always build.
 cargo build --workspace --bins --locked
 say "Tests"
-# The same cases every time: what decides about a change is the change, not the luck of the draw. `make fuzz` draws anew.
+# The same cases every time: what decides about a change is the change, not the luck of the draw. `make soak` draws anew.
 export PROPTEST_RNG_SEED=20260517
 postgres_start
 cargo test --workspace --locked --no-fail-fast "$@"

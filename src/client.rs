@@ -4,6 +4,8 @@
 pub mod args;
 pub mod context;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod ignore;
 
 mod api;

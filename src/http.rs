@@ -10,6 +10,8 @@ mod conditional;
 mod cors;
 mod error;
 mod events;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod live;
 mod metrics;
 mod nodes;

@@ -5,7 +5,7 @@ mod check;
 mod download;
 mod git;
 mod inline;
-mod template;
+pub(crate) mod template;
 
 use std::{fs, io, sync::Arc};
 

@@ -34,7 +34,7 @@ impl<S: Send + Sync, P: Parameters> FromRequestParts<S> for Query<P> {
     }
 }
 
-fn parse<P: Parameters>(query: &str) -> Result<P, ApiError> {
+pub(super) fn parse<P: Parameters>(query: &str) -> Result<P, ApiError> {
     let errors = Errors::default();
     let mut fields = Map::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {

@@ -9,6 +9,8 @@ mod call;
 pub mod config;
 mod connection;
 mod end;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod index;
 mod launch;
 mod log;

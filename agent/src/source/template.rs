@@ -39,7 +39,7 @@ pub(super) fn render(path: &Path, name: &str, variables: &BTreeMap<String, Value
     fs::write(path, rendered).map_err(failed)
 }
 
-fn rendered(template: &str, name: &str, variables: &BTreeMap<String, Value>) -> Result<Vec<u8>, Failure> {
+pub(crate) fn rendered(template: &str, name: &str, variables: &BTreeMap<String, Value>) -> Result<Vec<u8>, Failure> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);

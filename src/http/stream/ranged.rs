@@ -113,7 +113,7 @@ fn clamp(wanted: u64, available: usize) -> usize {
 
 /// One range of bytes, as it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ByteRange {
+pub(in crate::http) enum ByteRange {
     From(u64),
     Between(u64, u64),
     Last(u64),
@@ -121,7 +121,7 @@ enum ByteRange {
 
 impl ByteRange {
     /// Reads a Range header. `None` when there is none to be honoured: several ranges, another unit, bad syntax.
-    fn parse(text: &str) -> Option<Self> {
+    pub(in crate::http) fn parse(text: &str) -> Option<Self> {
         let (first, last) = text.trim().strip_prefix("bytes=")?.split_once('-')?;
         let number = |text: &str| {
             let text = text.trim();
@@ -139,7 +139,7 @@ impl ByteRange {
     }
 
     /// First and last byte in a text of this length.
-    fn within(self, length: u64) -> Option<(u64, u64)> {
+    pub(in crate::http) fn within(self, length: u64) -> Option<(u64, u64)> {
         let end = length.checked_sub(1)?;
         match self {
             Self::From(first) => (first <= end).then_some((first, end)),

@@ -7,7 +7,7 @@
 //!
 //! Reading slowly loses lines when the node rotates the log, so chunks are passed on as they come.
 
-mod lines;
+pub(super) mod lines;
 
 use std::{sync::Arc, time::Duration};
 

@@ -10,7 +10,7 @@ const MAX_LINE: usize = MAX_TEXT + 256;
 
 /// Takes the bytes of one stream after the other, each beginning at or before the place where the last one ended.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(in crate::runner::kubernetes) struct Lines {
     position: LogPosition,
     /// The beginning of a line whose end has not come yet.
     carry: BytesMut,
@@ -24,11 +24,11 @@ pub(super) struct Lines {
 
 /// The stream begins later than the last one ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Jump;
+pub(in crate::runner::kubernetes) struct Jump;
 
 impl Lines {
     /// Lines after `position`.
-    pub(super) fn new(position: LogPosition) -> Self {
+    pub(in crate::runner::kubernetes) fn new(position: LogPosition) -> Self {
         Self {
             position,
             carry: BytesMut::new(),
@@ -44,7 +44,7 @@ impl Lines {
     }
 
     /// What the stream held that no agent wrote, if anything.
-    pub(super) fn foreign(&self) -> Option<&str> {
+    pub(in crate::runner::kubernetes) fn foreign(&self) -> Option<&str> {
         self.foreign.as_deref()
     }
 
@@ -58,7 +58,7 @@ impl Lines {
 
     /// Takes what has arrived and gives the new whole lines in it. With `strict`, a stream that begins after a gap is
     /// refused, so that it can be asked for from an earlier point.
-    pub(super) fn take(&mut self, chunk: &Bytes, strict: bool) -> Result<Vec<Bytes>, Jump> {
+    pub(in crate::runner::kubernetes) fn take(&mut self, chunk: &Bytes, strict: bool) -> Result<Vec<Bytes>, Jump> {
         let Some(end) = chunk.iter().rposition(|&byte| byte == b'\n') else {
             self.keep(chunk);
             return Ok(Vec::new());
