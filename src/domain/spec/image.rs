@@ -67,6 +67,8 @@ impl FromStr for ImageRef {
                 "expected a port from 1 to 65535 after the registry's host, and no scheme: `registry.example:5000/team/app:1`",
             ));
         }
+        // The case of a host means nothing, but the grammar knows Docker Hub's by its letters.
+        let text = format!("{}{}", host.to_ascii_lowercase(), &text[host.len()..]);
         let reference: Reference = text.parse().map_err(|_| expected())?;
         if reference.digest().is_some() {
             return Err(Invalid::new(
@@ -74,7 +76,7 @@ impl FromStr for ImageRef {
             ));
         }
         let image = Self {
-            registry: reference.registry().to_ascii_lowercase(),
+            registry: reference.registry().to_owned(),
             repository: reference.repository().to_owned(),
             tag: reference.tag().unwrap_or("latest").to_owned(),
         };
@@ -183,6 +185,7 @@ mod tests {
             ("127.0.0.1:5000/a/b/c:1", "127.0.0.1:5000/a/b/c:1"),
             ("Registry.Example/app:1", "registry.example/app:1"),
             ("docker.io/app:1", "docker.io/library/app:1"),
+            ("Docker.IO/app:1", "docker.io/library/app:1"),
             ("index.docker.io/me/app:1", "docker.io/me/app:1"),
         ] {
             let image: ImageRef = text.parse().expect(text);
