@@ -12,6 +12,7 @@ mod error;
 mod events;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hooks;
 mod live;
 mod metrics;
 mod nodes;

@@ -14,6 +14,7 @@ mod coalesce;
 pub mod entries;
 mod gather;
 pub mod groups;
+pub mod hooks;
 pub mod intake;
 pub mod journal;
 pub mod leases;

@@ -20,6 +20,7 @@ mod api {
     mod dead_peers;
     mod errors;
     mod events;
+    mod hooks;
     mod internal {
         mod v1 {
             mod attempts {

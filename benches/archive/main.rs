@@ -81,6 +81,7 @@ async fn fill(pool: &PgPool, kind: &Kind, seed: u64) -> anyhow::Result<usize> {
         retry: None,
         coalesce: false,
         trace: None,
+        origin: None,
     };
     builds::create(pool, new, None).await?;
     let mut lines = Lines::new(seed);

@@ -380,6 +380,7 @@ impl Config {
             kept.builds_days,
             Some(kept.deleted_builds_days),
             Some(kept.changes_days),
+            Some(kept.hook_deliveries_days),
         ]
         .contains(&Some(0))
         {

@@ -172,7 +172,36 @@ pub async fn rotate(pool: &PgPool, keyring: &Keyring, random: &Random) -> Result
         }
         match batch.into_iter().last() {
             Some(stored) => last = Some(stored),
-            None => return Ok(rotated),
+            None => break,
+        }
+    }
+    rotate_hooks(pool, keyring, random, current, &mut rotated).await?;
+    Ok(rotated)
+}
+
+/// The same for what hooks share with their senders.
+async fn rotate_hooks(
+    pool: &PgPool,
+    keyring: &Keyring,
+    random: &Random,
+    current: &str,
+    rotated: &mut Rotated,
+) -> Result<(), RotateError> {
+    let mut last = None;
+    loop {
+        let batch = store::hooks::secrets::sealed_otherwise(pool, current, last, BATCH).await?;
+        for shared in &batch {
+            let resealed = keyring
+                .open(shared.place, &shared.sealed)
+                .and_then(|plaintext| keyring.seal(random.bytes(), shared.place, &plaintext));
+            match resealed {
+                Ok(sealed) => rotated.done += u64::from(store::hooks::secrets::reseal(pool, shared, &sealed).await?),
+                Err(_) => rotated.stuck.push(format!("hook {}", shared.place.hook)),
+            }
+        }
+        match batch.last() {
+            Some(shared) => last = Some(shared.place),
+            None => return Ok(()),
         }
     }
 }

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     failure::Failure,
+    hook::Origin,
     id::{AttemptId, BuildId},
     node::AvoidedNodes,
     project::ProjectName,
@@ -39,6 +40,8 @@ pub struct Build {
     pub retried_by: Option<BuildId>,
     /// The newer build of its group for which it was cancelled, or told to stop.
     pub superseded_by: Option<BuildId>,
+    /// The event of a hook that it was made for.
+    pub origin: Option<Origin>,
     /// What was tried, in order.
     pub attempts: Vec<Attempt>,
     /// Bytes of log text in its journal.

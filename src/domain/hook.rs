@@ -31,8 +31,8 @@ pub use self::{
     event::{Event, EventKind},
     generic::stated,
     origin::Origin,
-    rules::{Decision, HookDefinition, HookName, Rules, Supersede},
-    secret::HookSecret,
+    rules::{Decision, HookDefinition, HookName, Rules, Supersede, Tried},
+    secret::{BYTES as SECRET_BYTES, HookSecret},
 };
 use super::spec::Invalid;
 

@@ -30,6 +30,8 @@ pub struct Retention {
     pub changes_days: u32,
     /// Days that tokens are kept after they have expired.
     pub expired_tokens_days: u32,
+    /// Days that deliveries to hooks are kept, and known when they come again.
+    pub hook_deliveries_days: u32,
     /// Time that a partition of the journal covers.
     pub partition: Period,
 }
@@ -41,6 +43,7 @@ impl Default for Retention {
             deleted_builds_days: 365,
             changes_days: 30,
             expired_tokens_days: 30,
+            hook_deliveries_days: 30,
             partition: Period::Week,
         }
     }
@@ -165,6 +168,7 @@ impl Keeper {
         while !stop.is_cancelled()
             && retention::delete_changes(&self.pool, days.changes_days).await?
                 + retention::delete_expired_tokens(&self.pool, days.expired_tokens_days).await?
+                + store::hooks::deliveries::delete_old(&self.pool, days.hook_deliveries_days).await?
                 + retention::forget_deleted(&self.pool, days.deleted_builds_days).await?
                 > 0
         {}

@@ -28,7 +28,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
         if !is_json(&request) {
             return Err(ApiError::UnsupportedMediaType);
         }
-        let bytes = tokio::time::timeout(TIMEOUT, read(request))
+        let bytes = tokio::time::timeout(TIMEOUT, read(request, MAX_BODY))
             .await
             .map_err(|_| ApiError::BodyTimeout)??;
         serde_json::from_slice(&bytes)
@@ -46,7 +46,7 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let declared = is_json(&request);
-        let bytes = tokio::time::timeout(TIMEOUT, read(request))
+        let bytes = tokio::time::timeout(TIMEOUT, read(request, MAX_BODY))
             .await
             .map_err(|_| ApiError::BodyTimeout)??;
         if bytes.trim_ascii().is_empty() {
@@ -72,10 +72,16 @@ fn is_json(request: &Request) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-async fn read(request: Request) -> Result<Bytes, ApiError> {
-    match Limited::new(request.into_body(), MAX_BODY).collect().await {
+/// The bytes of a body, of a limited number and within the time that a body has.
+pub(super) async fn bytes(request: Request, limit: usize) -> Result<Bytes, ApiError> {
+    let read = tokio::time::timeout(TIMEOUT, read(request, limit));
+    read.await.map_err(|_| ApiError::BodyTimeout)?
+}
+
+async fn read(request: Request, limit: usize) -> Result<Bytes, ApiError> {
+    match Limited::new(request.into_body(), limit).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge(MAX_BODY)),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge(limit)),
         Err(_) => Err(ApiError::BodyIncomplete),
     }
 }

@@ -1,6 +1,6 @@
 //! `/v1/builds`.
 
-mod accept;
+pub(super) mod accept;
 pub(super) mod cancel;
 pub(super) mod create;
 pub(super) mod events;

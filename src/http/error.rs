@@ -143,6 +143,18 @@ pub(super) enum ApiError {
     /// A secret can't be encrypted.
     #[error("a secret can't be encrypted")]
     Seal(#[source] SealError),
+    /// Nothing shows that a delivery comes from the hook's sender.
+    #[error("the delivery isn't the sender's")]
+    DeliveryRefused,
+    /// A delivery isn't what its sender sends.
+    #[error("the delivery is malformed: {0}")]
+    DeliveryMalformed(String),
+    /// Nothing is known of what a delivery said.
+    #[error("the delivery says nothing")]
+    DeliveryUnread,
+    /// The project has as many hooks as it may have.
+    #[error("the project has {0} hooks")]
+    HooksFull(i64),
     /// The database.
     #[error("the database failed")]
     Store(#[from] store::Error),
@@ -189,6 +201,10 @@ pub(super) enum Missing {
     Secret,
     /// The node.
     Node,
+    /// The hook.
+    Hook,
+    /// The delivery to a hook.
+    Delivery,
 }
 
 impl From<ReadError> for ApiError {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::error::{ApiError, Missing};
 use crate::domain::{
+    hook::HookId,
     id::{AttemptId, BuildId, UploadId},
     node::NodeName,
     project::ProjectName,
@@ -80,6 +81,29 @@ impl<S: Send + Sync> FromRequestParts<S> for TokenPath {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         parameter(parts, "token", Missing::Token).await.map(Self)
+    }
+}
+
+/// The hook named by `{hook}`.
+pub(super) struct HookPath(pub(super) HookId);
+
+impl<S: Send + Sync> FromRequestParts<S> for HookPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let id = parameter(parts, "hook", Missing::Hook).await?;
+        Ok(Self(HookId(id)))
+    }
+}
+
+/// The delivery named by `{delivery}`.
+pub(super) struct DeliveryPath(pub(super) Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for DeliveryPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parameter(parts, "delivery", Missing::Delivery).await.map(Self)
     }
 }
 

@@ -242,6 +242,42 @@ fn answer(error: &ApiError) -> Answer {
             "Nothing is known of this node",
             "no node of this name has failed builds lately; `GET /v1/nodes` lists those that have",
         ),
+        ApiError::NotFound(Missing::Hook) => Answer::new(
+            S::NOT_FOUND,
+            "hook_not_found",
+            "There is no such hook",
+            "no hook has this id: it was deleted, or the address was copied incompletely",
+        ),
+        ApiError::NotFound(Missing::Delivery) => Answer::new(
+            S::NOT_FOUND,
+            "delivery_not_found",
+            "There is no such delivery",
+            "nothing with this id came to the hook, or not lately: deliveries are kept for a limited time",
+        ),
+        ApiError::DeliveryRefused => Answer::new(
+            S::UNAUTHORIZED,
+            "delivery_refused",
+            "The delivery is refused",
+            "it doesn't show that it comes from somebody who knows the hook's secret",
+        ),
+        ApiError::DeliveryMalformed(detail) => Answer::new(
+            S::BAD_REQUEST,
+            "malformed_delivery",
+            "The delivery can't be read",
+            detail.clone(),
+        ),
+        ApiError::DeliveryUnread => Answer::new(
+            S::CONFLICT,
+            "delivery_unread",
+            "The delivery can't be sent again",
+            "it was refused or says nothing, so there is no event to decide about: have the sender send it again",
+        ),
+        ApiError::HooksFull(limit) => Answer::new(
+            S::CONFLICT,
+            "hooks_full",
+            "The project has too many hooks",
+            format!("a project has at most {limit} hooks: delete some, or let one take the events of several repositories"),
+        ),
         ApiError::Seal(SealError::NoKey) => Answer::new(
             S::SERVICE_UNAVAILABLE,
             "secrets_not_configured",
@@ -276,7 +312,7 @@ fn answer(error: &ApiError) -> Answer {
             S::PAYLOAD_TOO_LARGE,
             "body_too_large",
             "The body is too large",
-            format!("at most {limit} bytes are accepted; use a git source for larger contexts"),
+            format!("at most {limit} bytes are accepted; to build from more, use a git source"),
         ),
         ApiError::UploadTooLarge(limit) => Answer::new(
             S::PAYLOAD_TOO_LARGE,

@@ -2,6 +2,7 @@
 
 pub(super) mod create;
 pub(super) mod get;
+pub(super) mod hooks;
 pub(super) mod list;
 pub(super) mod secrets;
 pub(super) mod tokens;

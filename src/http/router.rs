@@ -27,7 +27,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     attempts, builds,
     error::{ApiError, Missing},
-    events, metrics, nodes, operations, problem, projects,
+    events, hooks, metrics, nodes, operations, problem, projects,
     request_id::{self, RequestId},
     state::App,
     stream_tickets, strict, trace, uploads,
@@ -41,6 +41,7 @@ use crate::domain::event;
         (name = "builds", description = "Asking for images and following how they are made"),
         (name = "uploads", description = "Sending archives to be built from"),
         (name = "projects", description = "Who owns builds, and who may do what"),
+        (name = "hooks", description = "Building what forges and registries tell of"),
         (name = "operations", description = "For operators and tools"),
     ),
     // What streams carry isn't reached from any answer.
@@ -104,6 +105,19 @@ fn table() -> OpenApiRouter<App> {
         ))
         .routes(routes!(nodes::list::list))
         .routes(routes!(nodes::delete::delete))
+        .routes(routes!(projects::hooks::create::create, projects::hooks::list::list))
+        .routes(routes!(
+            projects::hooks::get::get,
+            projects::hooks::update::update,
+            projects::hooks::delete::delete
+        ))
+        .routes(routes!(projects::hooks::rotate::rotate))
+        .routes(routes!(
+            projects::hooks::deliveries::create::create,
+            projects::hooks::deliveries::list::list
+        ))
+        .routes(routes!(projects::hooks::deliveries::redeliver::redeliver))
+        .routes(routes!(hooks::receive::receive))
         .routes(routes!(operations::healthz::healthz))
         .routes(routes!(operations::readyz::readyz))
         .routes(routes!(operations::metrics::metrics))

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::domain::{
     build::{Attempt, Build},
+    hook::Origin,
     id::BuildId,
     project::ProjectName,
     spec::{BuildSpec, CommitId, Group, Supersede},
@@ -45,6 +46,8 @@ pub struct NewBuild {
     pub coalesce: bool,
     /// The span of the request, where it is traced.
     pub trace: Option<TraceParent>,
+    /// The event of a hook that it is made for.
+    pub origin: Option<Origin>,
 }
 
 impl NewBuild {
@@ -147,7 +150,7 @@ pub(super) async fn create_with_others(gather: &Gather<Insert>, new: NewBuild) -
         .or_else(unknown_project)
 }
 
-fn unknown_project(error: Error) -> Result<CreateOutcome, Error> {
+pub(super) fn unknown_project(error: Error) -> Result<CreateOutcome, Error> {
     match error {
         Error::Database(sqlx::Error::Database(database)) if database.is_foreign_key_violation() => {
             Ok(CreateOutcome::UnknownProject)
@@ -157,7 +160,7 @@ fn unknown_project(error: Error) -> Result<CreateOutcome, Error> {
 }
 
 /// Stores a build, and has it take the place of others. What supersedes others needs a transaction.
-async fn store(connection: &mut PgConnection, new: NewBuild) -> Result<CreateOutcome, Error> {
+pub(super) async fn store(connection: &mut PgConnection, new: NewBuild) -> Result<CreateOutcome, Error> {
     if !has_upload(connection, &new).await? {
         return Ok(CreateOutcome::UnknownUpload);
     }
@@ -262,7 +265,7 @@ pub(super) async fn get_in(connection: &mut PgConnection, id: BuildId) -> Result
     let row = sqlx::query_as!(
         BuildRow,
         "SELECT id, project, state, spec, attempts, available_at, commit, digest, failure_code, failure_message,
-                created_at, started_at, finished_at, journal_head, retry_of, superseded_by, log_bytes,
+                created_at, started_at, finished_at, journal_head, retry_of, superseded_by, log_bytes, origin,
                 (SELECT r.id FROM builds r WHERE r.retry_of = builds.id ORDER BY r.id DESC LIMIT 1) AS retried_by
          FROM builds WHERE id = $1",
         id.0,

@@ -61,7 +61,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, before: Option<BuildId>, limit
     let rows = sqlx::query_as!(
         BuildRow,
         "SELECT id, project, state, spec, attempts, available_at, commit, digest, failure_code, failure_message,
-                created_at, started_at, finished_at, journal_head, retry_of, superseded_by, log_bytes,
+                created_at, started_at, finished_at, journal_head, retry_of, superseded_by, log_bytes, origin,
                 (SELECT r.id FROM builds r WHERE r.retry_of = builds.id ORDER BY r.id DESC LIMIT 1) AS retried_by
          FROM builds WHERE id = ANY($1) ORDER BY id DESC",
         &ids,

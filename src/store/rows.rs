@@ -92,6 +92,7 @@ pub(super) struct BuildRow {
     pub retried_by: Option<Uuid>,
     pub superseded_by: Option<Uuid>,
     pub log_bytes: i64,
+    pub origin: Option<Value>,
 }
 
 impl BuildRow {
@@ -151,6 +152,7 @@ impl BuildRow {
             retry_of: self.retry_of.map(BuildId),
             retried_by: self.retried_by.map(BuildId),
             superseded_by: self.superseded_by.map(BuildId),
+            origin: self.origin.map(|origin| place.json("origin", origin)).transpose()?,
             attempts,
             log_bytes: self.log_bytes.unsigned_abs(),
         })

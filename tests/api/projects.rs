@@ -1,5 +1,6 @@
 //! `/v1/projects` and the tokens below.
 
+mod hooks;
 mod secrets;
 mod update;
 

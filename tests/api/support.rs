@@ -202,6 +202,11 @@ pub(super) struct Caller<'a> {
 }
 
 impl Caller<'_> {
+    /// The token; empty without one.
+    pub(super) fn token(&self) -> &str {
+        self.token.as_deref().unwrap_or_default()
+    }
+
     pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.app.client.request(method, format!("{}{path}", self.app.base()));
         match &self.token {

@@ -53,6 +53,7 @@ pub(super) async fn create_as(pool: &PgPool, id: BuildId) {
         retry: None,
         coalesce: false,
         trace: None,
+        origin: None,
     };
     let outcome = builds::create(pool, new, None).await.expect("stores");
     assert!(matches!(outcome, CreateOutcome::Created { .. }), "{outcome:?}");

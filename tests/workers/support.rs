@@ -62,6 +62,7 @@ pub(super) fn new_build(priority: i16) -> NewBuild {
         retry: None,
         coalesce: false,
         trace: None,
+        origin: None,
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
+pub use self::read::Tried;
 use super::{
     Event, EventKind, Forge, HookId,
     glob::Glob,

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 /// Of a secret that was made here; the form of Standard Webhooks, which GitLab asks for.
 const PREFIX: &str = "whsec_";
 /// Random bytes in a secret.
-const BYTES: usize = 32;
+pub const BYTES: usize = 32;
 
 /// A hook's secret. Its `Debug` form doesn't show it.
 #[derive(Clone, PartialEq, Eq)]

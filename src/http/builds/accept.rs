@@ -13,11 +13,15 @@ use crate::{
     domain::{
         build::Build,
         project::ProjectName,
-        spec::{BuildSpec, Source, reader::FieldError},
+        spec::{BuildSpec, Source, reader::FieldError, request::BuildRequest},
         state::StateName,
     },
     http::{error::ApiError, state::App},
-    store::builds::{self, CreateOutcome, IdempotencyKey, NewBuild},
+    store::{
+        self,
+        builds::{self, CreateOutcome, IdempotencyKey, NewBuild},
+        groups::Superseded,
+    },
 };
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -31,14 +35,7 @@ pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>)
     let again = new.retry.is_some();
     match app.intake.create(new, key).await? {
         CreateOutcome::Created { build, superseded } => {
-            app.signals.queued();
-            app.announce(build.id, build.journal_head);
-            for older in superseded {
-                app.announce(older.build, older.head);
-                if older.state == StateName::Cancelling {
-                    app.signals.cancel(older.build);
-                }
-            }
+            tell(app, &build, &superseded);
             Ok(answer(StatusCode::CREATED, build, app))
         }
         CreateOutcome::Coalesced(build) => Ok(marked(answer(StatusCode::OK, build, app), COALESCED)),
@@ -50,10 +47,33 @@ pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>)
                 response
             })
         }
-        CreateOutcome::KeyReused => Err(ApiError::IdempotencyKeyReused),
-        CreateOutcome::InFlight => Err(ApiError::IdempotencyKeyInFlight),
-        CreateOutcome::UnknownProject => Err(unknown_project(&project)),
-        CreateOutcome::UnknownUpload => Err(ApiError::InvalidBody(vec![FieldError {
+        refused => Err(refusal(&refused, &project, again)),
+    }
+}
+
+/// Tells the rest of the installation, after a commit, of a new build and of those whose place it takes.
+pub(in crate::http) fn tell(app: &App, build: &Build, superseded: &[Superseded]) {
+    app.signals.queued();
+    app.announce(build.id, build.journal_head);
+    for older in superseded {
+        app.announce(older.build, older.head);
+        if older.state == StateName::Cancelling {
+            app.signals.cancel(older.build);
+        }
+    }
+}
+
+/// Why a build wasn't stored. `again` tells whether it was to repeat another.
+pub(in crate::http) fn refusal(outcome: &CreateOutcome, project: &ProjectName, again: bool) -> ApiError {
+    match outcome {
+        // What was stored is no refusal.
+        CreateOutcome::Created { .. } | CreateOutcome::Coalesced(_) | CreateOutcome::Replayed { .. } => {
+            ApiError::Store(store::Error::Conflict)
+        }
+        CreateOutcome::KeyReused => ApiError::IdempotencyKeyReused,
+        CreateOutcome::InFlight => ApiError::IdempotencyKeyInFlight,
+        CreateOutcome::UnknownProject => unknown_project(project),
+        CreateOutcome::UnknownUpload => ApiError::InvalidBody(vec![FieldError {
             pointer: "/source/id".to_owned(),
             detail: if again {
                 "the upload that the build was made of is gone, because its time was over or because it was deleted: send the archive again to `POST /v1/uploads`, and create a build of the new `id`".to_owned()
@@ -62,12 +82,27 @@ pub(super) async fn store(app: &App, new: NewBuild, key: Option<IdempotencyKey>)
                     "the project `{project}` has no upload with this id, or its time is over: send the archive again to `POST /v1/uploads` and use the new `id`"
                 )
             },
-        }])),
+        }]),
     }
 }
 
+/// What a request asks for, with what its project has where the request is silent.
+pub(in crate::http) async fn spec(
+    app: &App,
+    project: &ProjectName,
+    request: BuildRequest,
+) -> Result<BuildSpec, ApiError> {
+    let mut spec = request.spec;
+    if request.projects_cache {
+        let cache = app.intake.cache(project.clone()).await?;
+        // What the builder can't use it does without: the request didn't ask for it.
+        spec.cache = cache.filter(|cache| cache.unsupported(spec.builder).is_none());
+    }
+    Ok(spec)
+}
+
 /// Whether builds of this installation can get such a source.
-pub(super) fn can_be_fetched(source: &Source, app: &App) -> Result<(), ApiError> {
+pub(in crate::http) fn can_be_fetched(source: &Source, app: &App) -> Result<(), ApiError> {
     if source.upload().is_none() || app.uploads.reachable() {
         return Ok(());
     }
@@ -79,7 +114,7 @@ pub(super) fn can_be_fetched(source: &Source, app: &App) -> Result<(), ApiError>
 
 /// Whether the secrets that a specification names are there and fit. `listed` says how the caller wrote
 /// `registry_credentials`, for the places of errors.
-pub(super) async fn check_secrets(
+pub(in crate::http) async fn check_secrets(
     app: &App,
     project: &ProjectName,
     spec: &BuildSpec,

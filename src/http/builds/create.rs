@@ -42,22 +42,14 @@ pub(in crate::http) async fn create(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::BuildsWrite)?;
     let key = accept::idempotency_key(&headers)?;
-    let BuildRequest {
-        project,
-        mut spec,
-        projects_cache,
-        coalesce,
-    } = BuildRequest::read(&document, &app.limits).map_err(ApiError::InvalidBody)?;
-    accept::can_be_fetched(&spec.source, &app)?;
-    let project = project.unwrap_or_else(|| caller.project().clone());
+    let request = BuildRequest::read(&document, &app.limits).map_err(ApiError::InvalidBody)?;
+    accept::can_be_fetched(&request.spec.source, &app)?;
+    let coalesce = request.coalesce;
+    let project = request.project.clone().unwrap_or_else(|| caller.project().clone());
     if !caller.sees(&project) {
         return Err(accept::unknown_project(&project));
     }
-    if projects_cache {
-        let cache = app.intake.cache(project.clone()).await?;
-        // What the builder can't use it does without: the request didn't ask for it.
-        spec.cache = cache.filter(|cache| cache.unsupported(spec.builder).is_none());
-    }
+    let spec = accept::spec(&app, &project, request).await?;
     let key = key.map(|key| IdempotencyKey {
         key,
         body_hash: fingerprint(&project, &document),
@@ -73,6 +65,7 @@ pub(in crate::http) async fn create(
         retry: None,
         coalesce,
         trace: trace::parent(),
+        origin: None,
     };
     accept::store(&app, new, key).await
 }

@@ -61,6 +61,7 @@ pub(in crate::http) async fn retry(
         }),
         coalesce: false,
         trace: trace::parent(),
+        origin: old.origin,
     };
     accept::store(&app, new, key).await
 }

@@ -9,6 +9,7 @@ use crate::{
     domain::{
         build::{Attempt, AttemptLog, Build},
         failure::{Failure, FailureCode},
+        hook::Origin,
         id::BuildId,
         project::ProjectName,
         spec::{BuildSpec, CommitId, Digest, ImageRef, Resources},
@@ -44,6 +45,8 @@ pub(in crate::http) struct BuildView {
     retried_by: Option<Uuid>,
     /// The newer build of its group for which this one was cancelled, or told to stop.
     superseded_by: Option<Uuid>,
+    /// The event of a hook that it was made for; null when a caller asked for it.
+    origin: Option<Origin>,
     /// What was tried, in order.
     attempts: Vec<AttemptView>,
     /// Bytes of output that are kept, of all attempts together.
@@ -150,6 +153,7 @@ impl BuildView {
             retry_of: build.retry_of.map(|BuildId(id)| id),
             retried_by: build.retried_by.map(|BuildId(id)| id),
             superseded_by: build.superseded_by.map(|BuildId(id)| id),
+            origin: build.origin,
             attempts: build.attempts.into_iter().map(AttemptView::from).collect(),
             log_bytes: build.log_bytes,
             created_at: build.created_at,

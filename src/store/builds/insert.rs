@@ -11,6 +11,7 @@ use crate::{
     domain::{
         build::Build,
         event::{Event, Status},
+        hook::Origin,
         spec::{BuildSpec, CommitId},
         state::{BuildState, StateName},
         term::Term,
@@ -42,14 +43,15 @@ impl Statement for Insert {
             WITH new AS (
                 SELECT * FROM unnest(
                     $1::uuid[], $2::text[], $3::jsonb[], $4::smallint[], $5::timestamptz[], $6::uuid[], $7::text[],
-                    $8::text[], $9::smallint[], $10::bytea[], $11::text[], $15::bytea[]
+                    $8::text[], $9::smallint[], $10::bytea[], $11::text[], $15::bytea[],
+                    $16::jsonb[]
                 ) AS new (id, project, spec, priority, created_at, retry_of, commit, traceparent, codec, body, group_key,
-                          coalesce_hash)
+                          coalesce_hash, origin)
             ), build AS (
                 INSERT INTO builds (id, project, state, spec, priority, available_at, created_at, journal_head, retry_of,
-                                    commit, traceparent, group_key, group_seq, coalesce_hash)
+                                    commit, traceparent, group_key, group_seq, coalesce_hash, origin)
                 SELECT id, project, 'queued', spec, priority, now(), created_at, 1, retry_of, commit, traceparent, group_key,
-                       CASE WHEN group_key IS NOT NULL THEN nextval('build_group_seq') END, coalesce_hash
+                       CASE WHEN group_key IS NOT NULL THEN nextval('build_group_seq') END, coalesce_hash, origin
                 FROM new
                 ON CONFLICT (coalesce_hash)
                     WHERE coalesce_hash IS NOT NULL AND state IN ('queued', 'starting', 'running') DO NOTHING
@@ -78,6 +80,7 @@ impl Statement for Insert {
             &columns.term,
             &columns.term_build,
             &columns.coalesce_hash as &[Option<Vec<u8>>],
+            &columns.origin as &[Option<Json<&Origin>>],
         )
         .fetch_all(connection)
         .await?;
@@ -101,6 +104,7 @@ struct Columns<'a> {
     body: Vec<Vec<u8>>,
     group_key: Vec<Option<&'a str>>,
     coalesce_hash: Vec<Option<Vec<u8>>>,
+    origin: Vec<Option<Json<&'a Origin>>>,
     term_project: Vec<&'a str>,
     term: Vec<String>,
     term_build: Vec<Uuid>,
@@ -130,6 +134,7 @@ impl<'a> Columns<'a> {
         self.group_key
             .push(new.spec.group.as_ref().map(|group| group.key.as_str()));
         self.coalesce_hash.push(new.fingerprint().map(Vec::from));
+        self.origin.push(new.origin.as_ref().map(Json));
         for term in Term::of(&new.spec) {
             self.term_project.push(new.project.as_str());
             self.term.push(term.as_str().to_owned());
@@ -156,6 +161,7 @@ fn stored(new: Arc<NewBuild>, available_at: DateTime<Utc>) -> Build {
         retry_of,
         retried_by: None,
         superseded_by: None,
+        origin: new.origin,
         attempts: Vec::new(),
         log_bytes: 0,
     }

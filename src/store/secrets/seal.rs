@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::domain::{
+    hook::HookId,
     project::ProjectName,
     secret::{SecretKind, SecretName},
 };
@@ -65,7 +66,13 @@ impl fmt::Debug for Keyring {
     }
 }
 
-/// What a secret is stored for. It can't be decrypted as anything else.
+/// What something is encrypted for. It can't be decrypted as anything else.
+pub trait SealedFor: Copy {
+    /// Bytes that no two places have in common.
+    fn associated_data(&self) -> Vec<u8>;
+}
+
+/// What a secret is stored for.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
     /// The project.
@@ -76,9 +83,9 @@ pub struct Place<'a> {
     pub kind: SecretKind,
 }
 
-impl Place<'_> {
+impl SealedFor for Place<'_> {
     /// None of the parts can hold a NUL, so no two places give the same bytes.
-    fn associated_data(self) -> Vec<u8> {
+    fn associated_data(&self) -> Vec<u8> {
         [
             "kiln secret 1",
             self.project.as_str(),
@@ -87,6 +94,21 @@ impl Place<'_> {
         ]
         .join("\0")
         .into_bytes()
+    }
+}
+
+/// What a hook shares with its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HookPlace {
+    /// The hook.
+    pub hook: HookId,
+    /// Which of its secrets.
+    pub number: i32,
+}
+
+impl SealedFor for HookPlace {
+    fn associated_data(&self) -> Vec<u8> {
+        format!("kiln hook 1\0{}\0{}", self.hook, self.number).into_bytes()
     }
 }
 
@@ -121,7 +143,7 @@ impl Keyring {
     }
 
     /// Encrypts. A nonce must never be used twice: it is to be random.
-    pub fn seal(&self, nonce: [u8; NONCE_BYTES], place: Place<'_>, plaintext: &[u8]) -> Result<Sealed, SealError> {
+    pub fn seal(&self, nonce: [u8; NONCE_BYTES], place: impl SealedFor, plaintext: &[u8]) -> Result<Sealed, SealError> {
         let SecretKey { id, key } = self.0.first().ok_or(SealError::NoKey)?;
         // Made long enough for the tag, so that no copy of the plaintext is left behind.
         let mut bytes = Vec::with_capacity(plaintext.len() + AES_256_GCM.tag_len());
@@ -137,7 +159,7 @@ impl Keyring {
     }
 
     /// Decrypts what was encrypted for the same place.
-    pub fn open(&self, place: Place<'_>, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    pub fn open(&self, place: impl SealedFor, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let unknown = || SealError::UnknownKey(sealed.key_id.clone());
         let SecretKey { key, .. } = self.0.iter().find(|key| key.id == sealed.key_id).ok_or_else(unknown)?;
         let mut bytes = Zeroizing::new(sealed.bytes.clone());

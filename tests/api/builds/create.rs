@@ -32,7 +32,7 @@ async fn a_build_is_accepted_and_queued(pool: PgPool) {
             },
             "commit": null, "digest": null, "images": ["registry.example/team/app:1"], "attempts": [],
             "log_bytes": 0,
-            "retry_of": null, "retried_by": null, "superseded_by": null,
+            "retry_of": null, "retried_by": null, "superseded_by": null, "origin": null,
             "created_at": created_at, "started_at": null, "finished_at": null,
             "links": {"self": this, "events": format!("{this}/events"), "logs": format!("{this}/logs"),
                       "cancel": format!("{this}/cancel"),

@@ -13,7 +13,7 @@ use crate::domain::{
         template::{self, Variables},
     },
     spec::{
-        Limits,
+        BuildSpec, Limits,
         reader::{Errors, Field, FieldError, Object, Reported},
         request::BuildRequest,
     },
@@ -28,7 +28,33 @@ const MAX_BUILDS: usize = 8;
 /// What a message says that isn't to be built, unless the hook names others.
 const MARKERS: [&str; 4] = ["[skip ci]", "[ci skip]", "[no ci]", "[skip kiln]"];
 
+/// A request of a hook as it may turn out.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    /// Where errors of it stand.
+    pub pointer: String,
+    /// What would be built.
+    pub spec: BuildSpec,
+    /// Whether it lists `registry_credentials`, for the places of errors.
+    pub listed: bool,
+}
+
 impl HookDefinition {
+    /// Its requests with something for every variable. None that can't be read, which a definition's can.
+    pub fn tried(&self, limits: &Limits) -> Vec<Tried> {
+        let variables = Variables::of_all(self.forge);
+        let templates = self.rules.templates().iter().enumerate();
+        let tried = templates.filter_map(|(index, template)| {
+            let request = template::render(template, &variables);
+            Some(Tried {
+                pointer: self.rules.place(index),
+                spec: BuildRequest::read(&request, limits).ok()?.spec,
+                listed: request["registry_credentials"].is_array(),
+            })
+        });
+        tried.collect()
+    }
+
     /// Reads a hook. The error names every invalid field.
     pub fn read(document: &Value, limits: &Limits) -> Result<Self, Vec<FieldError>> {
         let errors = Errors::default();
