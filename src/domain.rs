@@ -10,6 +10,7 @@ pub mod hook;
 pub mod id;
 pub mod node;
 pub mod project;
+pub mod queue;
 pub mod secret;
 pub mod spec;
 pub mod state;

@@ -20,6 +20,7 @@ use url::Url;
 
 pub use self::{config::Config, worker::run};
 use crate::{
+    domain::queue::ProjectLimits,
     journal::{Logs, Signals},
     runner::verify::Verifier,
     store::{attempt_keys::AttemptKeys, clock::DatabaseClock, secrets::seal::Keyring},
@@ -43,6 +44,8 @@ pub struct Context<R> {
     pub clock: Arc<DatabaseClock>,
     /// Limits and timers.
     pub config: Config,
+    /// Limits of projects that have none of their own.
+    pub project_limits: ProjectLimits,
     /// Counters.
     pub metrics: metrics::Metrics,
     /// What attempts need to get something from this service.

@@ -2,6 +2,7 @@
 //! losing and racing them must happen at chosen moments; `tests/cluster` does the same to real pods.
 
 mod workers {
+    mod claims;
     mod clocks;
     mod engine;
     mod intake;

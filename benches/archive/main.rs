@@ -20,6 +20,7 @@ use kiln::{
     domain::{
         event::{Event, Log, LogStream, StepName},
         id::BuildId,
+        queue::QueueConfig,
     },
     journal::archive::{Archive, metrics::Metrics, mover},
     store::{
@@ -77,6 +78,7 @@ async fn fill(pool: &PgPool, kind: &Kind, seed: u64) -> anyhow::Result<usize> {
         id: build,
         project: "default".parse()?,
         spec,
+        queue: QueueConfig::default(),
         created_at: Utc::now(),
         retry: None,
         coalesce: false,

@@ -40,6 +40,7 @@ impl Worker {
         let limits = ClaimLimits {
             batch: u32::try_from(count)?,
             live: u32::MAX,
+            project: kiln::domain::queue::ProjectLimits::NONE,
         };
         let claimed = claim(&self.pool, self.id, limits, "bench-", Utc::now()).await?;
         ensure!(claimed.len() == count, "{} of {count} builds are queued", claimed.len());

@@ -9,6 +9,7 @@ use kiln::{
     domain::{
         event::{Event, Log, LogStream, StepName},
         id::ReplicaId,
+        queue::ProjectLimits,
     },
     journal::{Signals, Writer},
     store::{
@@ -45,7 +46,11 @@ impl Publisher {
         tokio::spawn(flusher.run(stop.clone()));
         let owner = ReplicaId::new();
         leases::register(&pool, owner, "bench", Duration::from_hours(1)).await?;
-        let limits = ClaimLimits { batch: 1, live: 1000 };
+        let limits = ClaimLimits {
+            batch: 1,
+            live: 1000,
+            project: ProjectLimits::NONE,
+        };
         let mut claimed = claim(&pool, owner, limits, "bench-", Utc::now()).await?;
         let lease = claimed.pop().context("a queued build")?.lease;
         Ok(Self {

@@ -11,6 +11,7 @@ use url::Url;
 use super::secrets::Secrets;
 use crate::{
     domain::{
+        queue::QueueConfig,
         secret::SecretText,
         spec::{Builder, Limits, MemoryBytes},
     },
@@ -44,6 +45,8 @@ pub struct Config {
     pub secrets: Secrets,
     /// What requests may ask for.
     pub limits: Limits,
+    /// In which order builds are taken from the queue, and what projects may have.
+    pub queue: QueueConfig,
     /// Which web pages may call the API.
     pub cors: Cors,
     /// What is held for those who follow builds.
@@ -77,6 +80,7 @@ impl Default for Config {
             registry: Vec::new(),
             secrets: Secrets::default(),
             limits: Limits::default(),
+            queue: QueueConfig::default(),
             cors: Cors::default(),
             streams: Streams::default(),
             uploads: UploadConfig::default(),
@@ -352,6 +356,9 @@ impl Config {
         }
         if let Err(problem) = self.limits.check() {
             return invalid(format!("`[limits]`: {problem}"));
+        }
+        if let Err(problem) = self.queue.check() {
+            return invalid(format!("`[queue]`: {problem}"));
         }
         for (name, url) in [("external_url", &self.external_url), ("agent_url", &self.agent_url)] {
             if url

@@ -161,6 +161,7 @@ impl Service {
                 max_memory: self.config.limits.max_resources.memory,
                 ..self.config.engine.clone()
             },
+            project_limits: self.config.queue.project_limits,
             metrics: engine::metrics::Metrics::register(&mut self.metrics),
             service: self.access.clone(),
             runner,
@@ -208,6 +209,7 @@ impl Service {
             history: History::new(self.pool.clone()).with_archive(self.archive.clone()),
             signals: self.signals.clone(),
             limits: Arc::new(self.config.limits.clone()),
+            queue: self.config.queue,
             uploads: Arc::new(http::Uploads::new(self.config.uploads.clone(), reachable)),
             attempt_keys: self.access.keys.clone(),
             pushes,

@@ -77,10 +77,12 @@ async fn claim<R: Runner>(context: &Arc<Context<R>>, session: &Session) -> Resul
     let limits = ClaimLimits {
         batch: config.claim_batch,
         live: config.max_live_builds,
+        project: context.project_limits,
     };
     let now = context.clock.now();
     let claimed = store::queue::claim(&context.pool, session.replica(), limits, R::NAME_PREFIX, now).await?;
-    let full = u32::try_from(claimed.len()) == Ok(config.claim_batch);
+    // Of a full batch some may have been passed over because they were being cancelled.
+    let full = claimed.len() > config.claim_batch as usize / 2;
     for build in claimed {
         context.metrics.claimed.inc();
         if let Some(since) = build.available_since {

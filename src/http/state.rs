@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{attempts::Pushes, cors::Cors, metrics::Metrics, stream::sse::StreamTiming, uploads::Uploads};
 use crate::{
-    domain::{clock::Clock, id::BuildId, spec::Limits},
+    domain::{clock::Clock, id::BuildId, queue::QueueConfig, spec::Limits},
     journal::{History, Signals},
     store::{attempt_keys::AttemptKeys, intake::Intake, secrets::seal::Keyring},
 };
@@ -28,6 +28,8 @@ pub struct App {
     pub signals: Signals,
     /// What requests may ask for.
     pub limits: Arc<Limits>,
+    /// In which order builds are taken from the queue, and how many may wait.
+    pub queue: QueueConfig,
     /// What callers may send to be built from.
     pub uploads: Arc<Uploads>,
     /// What attempts' tokens are made with.

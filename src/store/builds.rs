@@ -24,6 +24,7 @@ use crate::domain::{
     hook::Origin,
     id::BuildId,
     project::ProjectName,
+    queue::QueueConfig,
     spec::{BuildSpec, CommitId, Group, Supersede},
     state::{BuildState, IllegalTransition, StateName},
     trace_parent::TraceParent,
@@ -38,7 +39,9 @@ pub struct NewBuild {
     pub project: ProjectName,
     /// What is asked for.
     pub spec: BuildSpec,
-    /// The caller's time; the order of the queue goes by the id.
+    /// What decides on its place in the queue.
+    pub queue: QueueConfig,
+    /// The caller's time; the order of the queue goes by the database's.
     pub created_at: DateTime<Utc>,
     /// Set when a caller wants an earlier build again.
     pub retry: Option<Retry>,

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{
@@ -15,6 +15,7 @@ use crate::domain::{
     failure::FailureCode,
     id::{AttemptId, BuildId, ReplicaId},
     node::AvoidedNodes,
+    queue::ProjectLimits,
     secret::Credentials,
     spec::{BuildSpec, MemoryBytes},
     state::{BuildState, StateName},
@@ -130,13 +131,15 @@ impl ClaimedRow {
     }
 }
 
-/// How much may be claimed at once.
+/// How much may be claimed at once. All of it is counted from the rows.
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimLimits {
     /// At most this many now.
     pub batch: u32,
-    /// No more than this many live builds in the whole installation, counted from the rows.
+    /// No more than this many live builds in the whole installation.
     pub live: u32,
+    /// Limits of projects that have none of their own.
+    pub project: ProjectLimits,
 }
 
 /// The failures after which a build is sent to another node.
@@ -145,8 +148,15 @@ fn infrastructure_codes() -> Vec<String> {
     codes.map(|code| code.to_string()).collect()
 }
 
-/// Takes queued builds in the order of the queue. Workers don't wait for each other (SKIP LOCKED) and never get the
-/// same build. Pods are named `pod_prefix` followed by the attempt's id.
+/// Key of the advisory lock of whoever claims.
+const TURN: i64 = 0x6b69_6c6e_0003;
+
+/// Takes queued builds in the order of the queue ([`crate::domain::queue`]). Pods are named `pod_prefix` followed by the
+/// attempt's id.
+///
+/// Workers take turns, because a limit that several count at the same time isn't held by any of them: what a statement
+/// counts is as old as its beginning, whatever lock it then waits for. So the lock is taken before it. Nothing slow
+/// happens in between, and rows that others have locked, who cancel a build perhaps, are passed over.
 pub async fn claim(
     pool: &PgPool,
     owner: ReplicaId,
@@ -154,30 +164,99 @@ pub async fn claim(
     pod_prefix: &str,
     now: DateTime<Utc>,
 ) -> Result<Vec<Claimed>, Error> {
+    let begin = AssertSqlSafe(format!("BEGIN; SELECT pg_advisory_xact_lock({TURN})"));
+    let mut transaction = pool.begin_with(begin).await?;
+    let claimed = claim_in(&mut transaction, owner, limits, pod_prefix, now).await;
+    // Ended here and not by dropping it, because its lock would outlive this call.
+    match claimed {
+        Ok(_) => transaction.commit().await?,
+        Err(_) => transaction.rollback().await?,
+    }
+    claimed
+}
+
+async fn claim_in(
+    transaction: &mut PgConnection,
+    owner: ReplicaId,
+    limits: ClaimLimits,
+    pod_prefix: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<Claimed>, Error> {
     let at = serde_json::to_value(now).map_err(|error| Error::Database(sqlx::Error::Encode(error.into())))?;
+    let limit = |limit: Option<u32>| limit.map(i64::from);
+    // `share` keeps the projects whose first build is among the next ones, which are all that can have any of these. So
+    // what is looked at grows with the number of projects and with the batch, and not with the length of the queue.
     let rows = sqlx::query_as!(
         ClaimedRow,
         r#"
-        WITH room AS (
-            SELECT least($2, greatest(0, $3 - (
-                SELECT count(*) FROM builds WHERE state IN ('starting', 'running', 'cancelling')
-            ))) AS n
-        ), next AS (
-            SELECT id, available_at FROM builds
-            WHERE state = 'queued' AND available_at <= now()
-            ORDER BY priority DESC, id
+        WITH RECURSIVE live AS MATERIALIZED (
+            SELECT project, count(*) AS n FROM builds
+            WHERE state IN ('starting', 'running', 'cancelling') GROUP BY project
+        ), room AS MATERIALIZED (
+            SELECT greatest(0, least($2::bigint, $3::bigint - (SELECT coalesce(sum(n), 0)::bigint FROM live))) AS n
+        ), waiting AS (
+            (SELECT project FROM builds WHERE state = 'queued' ORDER BY project LIMIT 1)
+            UNION ALL
+            SELECT (
+                SELECT b.project FROM builds b WHERE b.state = 'queued' AND b.project > waiting.project
+                ORDER BY b.project LIMIT 1
+            )
+            FROM waiting WHERE waiting.project IS NOT NULL
+        ), share AS MATERIALIZED (
+            SELECT p.name, p.weight, coalesce(live.n, 0) AS live, own.starts, free.n AS room
+            FROM waiting
+            JOIN projects p ON p.name = waiting.project
+            CROSS JOIN room
+            LEFT JOIN live ON live.project = p.name
+            CROSS JOIN LATERAL (
+                SELECT coalesce(p.concurrency_limit, $7::bigint) AS concurrency,
+                       coalesce(p.starts_limit, $8::bigint) AS starts
+            ) AS own
+            CROSS JOIN LATERAL (
+                SELECT least(room.n, own.concurrency - coalesce(live.n, 0), CASE WHEN own.starts IS NOT NULL THEN
+                    own.starts - (
+                        SELECT count(*) FROM attempts
+                        WHERE project = p.name AND counted_at > statement_timestamp() - interval '1 minute'
+                    )
+                END) AS n
+                -- Evaluated once.
+                OFFSET 0
+            ) AS free
+            CROSS JOIN LATERAL (
+                SELECT rank, id FROM builds
+                WHERE project = p.name AND state = 'queued' AND available_at <= statement_timestamp()
+                ORDER BY rank, id LIMIT 1
+            ) AS head
+            WHERE free.n > 0
+            ORDER BY coalesce(live.n, 0)::float8 / p.weight, head.rank, head.id
             LIMIT (SELECT n FROM room)
-            FOR NO KEY UPDATE SKIP LOCKED
+        ), candidate AS (
+            SELECT queued.id, queued.rank, (share.live + queued.place - 1)::float8 / share.weight AS turn, share.starts
+            FROM share CROSS JOIN LATERAL (
+                SELECT id, rank, row_number() OVER (ORDER BY rank, id) AS place FROM builds
+                WHERE project = share.name AND state = 'queued' AND available_at <= statement_timestamp()
+                ORDER BY rank, id LIMIT share.room
+            ) AS queued
+            ORDER BY turn, rank, id
+            LIMIT (SELECT n FROM room)
+        ), next AS (
+            SELECT b.id, b.available_at, c.turn, c.starts
+            FROM candidate c JOIN builds b ON b.id = c.id
+            WHERE b.state = 'queued'
+            FOR NO KEY UPDATE OF b SKIP LOCKED
         ), build AS (
             UPDATE builds b
             SET state = 'starting', available_at = NULL, attempts = b.attempts + 1, owner = $1, epoch = b.epoch + 1,
                 journal_head = b.journal_head + 1
             FROM next
             WHERE b.id = next.id AND b.state = 'queued'
-            RETURNING b.*
+            RETURNING b.*, next.available_at AS available_since, next.turn, next.starts
         ), attempt AS (
-            INSERT INTO attempts (build_id, number, state, pod, resources, created_at)
-            SELECT id, attempts, 'starting', $4 || id::text || '-' || attempts, coalesce(next_resources, spec -> 'resources'), $5 FROM build
+            INSERT INTO attempts (build_id, number, state, pod, resources, created_at, project, counted_at)
+            SELECT id, attempts, 'starting', $4 || id::text || '-' || attempts, coalesce(next_resources, spec -> 'resources'), $5,
+                   CASE WHEN starts IS NOT NULL THEN project END,
+                   CASE WHEN starts IS NOT NULL THEN statement_timestamp() END
+            FROM build
         ), entry AS (
             INSERT INTO journal (build_id, first_seq, last_seq, codec, body)
             SELECT id, journal_head, journal_head, 0, convert_to(jsonb_build_object('status', jsonb_build_object(
@@ -189,13 +268,13 @@ pub async fn claim(
                coalesce(next_resources, spec -> 'resources') AS "resources!",
                ARRAY(
                    SELECT DISTINCT a.node FROM attempts a
-                   WHERE build.attempts > 1 AND a.build_id = build.id AND a.node IS NOT NULL AND a.failure_code = ANY($7)
+                   WHERE build.attempts > 1 AND a.build_id = build.id AND a.node IS NOT NULL AND a.failure_code = ANY($9)
                ) AS "failed_nodes!",
                ARRAY(SELECT n.name FROM nodes n WHERE n.avoided_until > now()) AS "bad_nodes!",
                '{}'::jsonb AS "log_cursor!", $5 AS "attempt_created_at!",
-               (SELECT next.available_at FROM next WHERE next.id = build.id) AS available_since
+               available_since
         FROM build
-        ORDER BY priority DESC, id
+        ORDER BY turn, rank, id
         "#,
         owner.0,
         i64::from(limits.batch),
@@ -203,9 +282,11 @@ pub async fn claim(
         pod_prefix,
         now,
         at,
+        limit(limits.project.concurrency),
+        limit(limits.project.starts_per_minute),
         &infrastructure_codes(),
     )
-    .fetch_all(pool)
+    .fetch_all(transaction)
     .await?;
     rows.into_iter().map(|row| row.into_claimed(owner)).collect()
 }

@@ -38,7 +38,7 @@ pub async fn queue(pool: &PgPool, build: &Build) -> Result<Queue, Error> {
            FROM (
                SELECT count(*) FILTER (WHERE project = $1) AS project, count(*) AS every FROM builds
                WHERE state = 'queued' AND available_at <= now()
-                 AND (priority > $2 OR (priority = $2 AND id < $3))
+                 AND (rank, id) < (SELECT rank, id FROM builds WHERE id = $2)
            ) AS before,
            (SELECT count(*) AS n FROM builds WHERE state IN ('starting', 'running', 'cancelling')) AS live,
            (
@@ -46,7 +46,6 @@ pub async fn queue(pool: &PgPool, build: &Build) -> Result<Queue, Error> {
                FROM replicas WHERE expires_at > now()
            ) AS workers"#,
         build.project.as_str(),
-        build.spec.priority,
         build.id.0,
     )
     .fetch_one(pool)

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use kiln::{
-    domain::{clock::SystemClock, project::Scope, spec::Limits},
+    domain::{clock::SystemClock, project::Scope, queue::QueueConfig, spec::Limits},
     http::{
         App, Cors, Health, Metrics, PeerTimeouts, PushMetrics, Pushes, Random, StreamTiming, UploadConfig, Uploads,
         router, serve_with, token::BearerToken,
@@ -87,6 +87,7 @@ impl TestApp {
             history: History::new(pool.clone()),
             signals,
             limits: Arc::new(Limits::default()),
+            queue: QueueConfig::default(),
             uploads: Arc::new(Uploads::new(UploadConfig::default(), true)),
             attempt_keys: AttemptKeys::new(Random::system().bytes()),
             pushes: Pushes::new(logs, PushMetrics::register(&mut Registry::default())),

@@ -18,6 +18,7 @@ use kiln::{
         attempt_token::Purpose,
         id::{AttemptId, ReplicaId, UploadId},
         project::Scope,
+        queue::ProjectLimits,
         spec::MemoryBytes,
     },
     http::{Random, UploadConfig, Uploads},
@@ -402,7 +403,11 @@ async fn an_attempt_gets_its_archive_in_parts_and_nothing_else(pool: PgPool) {
             let owner = ReplicaId::new();
             let lease = std::time::Duration::from_mins(1);
             leases::register(pool, owner, "test", lease).await.expect("registers");
-            let limits = queue::ClaimLimits { batch: 1, live: 99 };
+            let limits = queue::ClaimLimits {
+                batch: 1,
+                live: 99,
+                project: ProjectLimits::NONE,
+            };
             let claimed = queue::claim(pool, owner, limits, "kiln-", Utc::now())
                 .await
                 .expect("claims");

@@ -8,6 +8,7 @@ use kiln::{
         event::{Event, Gap, Log, LogStream, StepName},
         failure::{Failure, FailureCode},
         id::ReplicaId,
+        queue::ProjectLimits,
         spec::Digest,
         state::{BuildState, RetryPolicy},
     },
@@ -39,7 +40,11 @@ impl Hand {
         leases::register(pool, owner, "test", Duration::from_mins(1))
             .await
             .expect("registers");
-        let limits = ClaimLimits { batch: 2, live: 100 };
+        let limits = ClaimLimits {
+            batch: 2,
+            live: 100,
+            project: ProjectLimits::NONE,
+        };
         let mut claimed = claim(pool, owner, limits, "pod-", Utc::now()).await.expect("claims");
         let claimed = claimed.pop().filter(|_| claimed.is_empty()).expect("one queued build");
         signals.head(claimed.lease.attempt.build, claimed.head);

@@ -7,6 +7,7 @@ use kiln::{
     domain::{
         event::{Event, Log, LogStream, StepName},
         id::BuildId,
+        queue::QueueConfig,
         spec::BuildSpec,
     },
     journal::{
@@ -49,6 +50,7 @@ pub(super) async fn create_as(pool: &PgPool, id: BuildId) {
         id,
         project: "default".parse().expect("a name"),
         spec: spec(),
+        queue: QueueConfig::default(),
         created_at: Utc::now(),
         retry: None,
         coalesce: false,

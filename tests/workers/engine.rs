@@ -282,7 +282,11 @@ async fn whoever_takes_over_waits_anew(pool: PgPool) {
     store::leases::register(&pool, dead, "dead", lease)
         .await
         .expect("registers");
-    let limits = store::queue::ClaimLimits { batch: 1, live: 1 };
+    let limits = store::queue::ClaimLimits {
+        batch: 1,
+        live: 1,
+        project: kiln::domain::queue::ProjectLimits::NONE,
+    };
     let long_ago = chrono::Utc::now() - chrono::TimeDelta::hours(1);
     store::queue::claim(&pool, dead, limits, "sim-", long_ago)
         .await

@@ -7,6 +7,7 @@ use kiln::{
     domain::{
         event::{Event, Log, LogStream, StepName},
         id::ReplicaId,
+        queue::ProjectLimits,
     },
     journal::{AppendError, History, Reader, Signals, TailLimits, Writer},
     store::{
@@ -56,7 +57,11 @@ async fn leases(pool: &PgPool, count: usize) -> Vec<Lease> {
     leases::register(pool, owner, "test", Duration::from_mins(1))
         .await
         .expect("registers");
-    let limits = ClaimLimits { batch: 64, live: 1000 };
+    let limits = ClaimLimits {
+        batch: 64,
+        live: 1000,
+        project: ProjectLimits::NONE,
+    };
     claim(pool, owner, limits, "pod-", Utc::now())
         .await
         .expect("claims")

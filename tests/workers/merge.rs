@@ -10,6 +10,7 @@ use kiln::{
         clock::SystemClock,
         event::{Event, StepName},
         id::ReplicaId,
+        queue::ProjectLimits,
     },
     journal::{
         History, LogLimits, Logs, Reader, Signals, Writer,
@@ -171,7 +172,11 @@ async fn every_line_is_there_once_whoever_brings_it(pool: PgPool) {
     leases::register(&pool, owner, "test", Duration::from_mins(1))
         .await
         .expect("registers");
-    let limits = ClaimLimits { batch: 64, live: 1000 };
+    let limits = ClaimLimits {
+        batch: 64,
+        live: 1000,
+        project: ProjectLimits::NONE,
+    };
     let claimed = claim(&pool, owner, limits, "pod-", Utc::now()).await.expect("claims");
     let leases: Vec<_> = claimed.into_iter().map(|claimed| claimed.lease).collect();
     assert_eq!(leases.len(), BUILDS);

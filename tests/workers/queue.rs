@@ -7,6 +7,7 @@ use kiln::{
     domain::{
         failure::{Failure, FailureCode},
         id::ReplicaId,
+        queue::ProjectLimits,
         state::{BuildState, StateName},
     },
     store::{
@@ -21,7 +22,11 @@ use sqlx::PgPool;
 
 use super::support::{DEADLINE, create, create_with, new_build, state};
 
-const ALL: ClaimLimits = ClaimLimits { batch: 64, live: 1000 };
+const ALL: ClaimLimits = ClaimLimits {
+    batch: 64,
+    live: 1000,
+    project: ProjectLimits::NONE,
+};
 
 async fn worker(pool: &PgPool) -> ReplicaId {
     let replica = ReplicaId::new();
@@ -41,7 +46,11 @@ async fn concurrent_workers_never_get_the_same_build(pool: PgPool) {
         create(&pool).await;
     }
     let workers = [worker(&pool).await, worker(&pool).await, worker(&pool).await];
-    let some = ClaimLimits { batch: 7, live: 1000 };
+    let some = ClaimLimits {
+        batch: 7,
+        live: 1000,
+        project: ProjectLimits::NONE,
+    };
     let mut claims = tokio::task::JoinSet::new();
     for owner in workers.into_iter().cycle().take(12) {
         let pool = pool.clone();
@@ -58,7 +67,11 @@ async fn the_queue_is_served_by_priority_and_then_by_age_within_the_limit(pool: 
     let second = create_with(&pool, 0).await;
     let urgent = create_with(&pool, 5).await;
     let owner = worker(&pool).await;
-    let two = ClaimLimits { batch: 64, live: 2 };
+    let two = ClaimLimits {
+        batch: 64,
+        live: 2,
+        project: ProjectLimits::NONE,
+    };
     let order: Vec<_> = claim(&pool, owner, two, "pod-", Utc::now())
         .await
         .expect("claims")

@@ -6,6 +6,7 @@ use kiln::{
     domain::{
         clock::{Clock, SystemClock},
         id::BuildId,
+        queue::{ProjectLimits, QueueConfig},
         spec::BuildSpec,
         state::StateName,
     },
@@ -58,6 +59,7 @@ pub(super) fn new_build(priority: i16) -> NewBuild {
         id: BuildId::new(),
         project: "default".parse().expect("a name"),
         spec: spec(priority),
+        queue: QueueConfig::default(),
         created_at: chrono::DateTime::from_timestamp(1_760_000_000, 0).expect("a time"),
         retry: None,
         coalesce: false,
@@ -160,6 +162,7 @@ impl Worker {
             .expect("a client"),
             clock,
             config,
+            project_limits: ProjectLimits::NONE,
             metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
             service: ServiceAccess {
                 url: Arc::default(),

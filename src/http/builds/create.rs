@@ -61,6 +61,7 @@ pub(in crate::http) async fn create(
         id: BuildId::at(now),
         project: project.clone(),
         spec,
+        queue: app.queue,
         created_at: now,
         retry: None,
         coalesce,

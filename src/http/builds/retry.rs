@@ -54,6 +54,7 @@ pub(in crate::http) async fn retry(
         id: BuildId::at(now),
         project: old.project,
         spec: old.spec,
+        queue: app.queue,
         created_at: now,
         retry: Some(Retry {
             of: id,

@@ -146,6 +146,7 @@ async fn build(app: &App, hook: &Hook, request: &Value, origin: Origin) -> Resul
         id: BuildId::at(now),
         project: hook.project.clone(),
         spec,
+        queue: app.queue,
         created_at: now,
         retry: None,
         coalesce,

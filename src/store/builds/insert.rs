@@ -44,14 +44,15 @@ impl Statement for Insert {
                 SELECT * FROM unnest(
                     $1::uuid[], $2::text[], $3::jsonb[], $4::smallint[], $5::timestamptz[], $6::uuid[], $7::text[],
                     $8::text[], $9::smallint[], $10::bytea[], $11::text[], $15::bytea[],
-                    $16::jsonb[]
+                    $16::jsonb[], $17::float8[]
                 ) AS new (id, project, spec, priority, created_at, retry_of, commit, traceparent, codec, body, group_key,
-                          coalesce_hash, origin)
+                          coalesce_hash, origin, head_start)
             ), build AS (
                 INSERT INTO builds (id, project, state, spec, priority, available_at, created_at, journal_head, retry_of,
-                                    commit, traceparent, group_key, group_seq, coalesce_hash, origin)
+                                    commit, traceparent, group_key, group_seq, coalesce_hash, origin, rank)
                 SELECT id, project, 'queued', spec, priority, now(), created_at, 1, retry_of, commit, traceparent, group_key,
-                       CASE WHEN group_key IS NOT NULL THEN nextval('build_group_seq') END, coalesce_hash, origin
+                       CASE WHEN group_key IS NOT NULL THEN nextval('build_group_seq') END, coalesce_hash, origin,
+                       now() - make_interval(secs => head_start)
                 FROM new
                 ON CONFLICT (coalesce_hash)
                     WHERE coalesce_hash IS NOT NULL AND state IN ('queued', 'starting', 'running') DO NOTHING
@@ -81,6 +82,7 @@ impl Statement for Insert {
             &columns.term_build,
             &columns.coalesce_hash as &[Option<Vec<u8>>],
             &columns.origin as &[Option<Json<&Origin>>],
+            &columns.head_start,
         )
         .fetch_all(connection)
         .await?;
@@ -96,6 +98,8 @@ struct Columns<'a> {
     project: Vec<&'a str>,
     spec: Vec<Json<&'a BuildSpec>>,
     priority: Vec<i16>,
+    /// What the priority is worth, in seconds.
+    head_start: Vec<f64>,
     created_at: Vec<DateTime<Utc>>,
     retry_of: Vec<Option<Uuid>>,
     commit: Vec<Option<&'a str>>,
@@ -124,6 +128,8 @@ impl<'a> Columns<'a> {
         self.project.push(new.project.as_str());
         self.spec.push(Json(&new.spec));
         self.priority.push(new.spec.priority);
+        self.head_start
+            .push(f64::from(new.spec.priority) * f64::from(new.queue.priority_ageing_seconds));
         self.created_at.push(new.created_at);
         self.retry_of.push(retry.map(|retry| retry.of.0));
         self.commit
