@@ -128,7 +128,7 @@ impl Bench {
             .remove(&format!("{INSTALLATION} in ({KILN},{RAW})"))
             .await?;
         let mut connection = PgConnection::connect(self.database.url.as_str()).await?;
-        sqlx::raw_sql("TRUNCATE builds, attempts, journal, replicas, idempotency_keys")
+        sqlx::raw_sql("TRUNCATE builds, attempts, journal, replicas, idempotency_keys CASCADE")
             .execute(&mut connection)
             .await?;
         Ok(())
