@@ -2,6 +2,9 @@
 
 mod telemetry {
     mod logs;
+    #[path = "../shared/program.rs"]
     mod program;
+    #[path = "../shared/token.rs"]
+    mod token;
     mod traces;
 }

@@ -14,7 +14,7 @@ usage: kiln-agent install DIR
        kiln-agent ship   --spool DIR --url URL --token FILE --steps STEP,… [PACE]
        kiln-agent credential --for URL --username FILE --password FILE get|store|erase
 SPOOL: --spool DIR [--spool-limit BYTES] [--spool-patience SECONDS]
-PACE:  [--gather MS] [--heartbeat MS] [--retry MS] [--unreached MS] [--give-up MS]";
+PACE:  [--gather MS] [--heartbeat MS] [--retry MS] [--unreached MS] [--give-up MS] [--alone MS]";
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -196,6 +196,7 @@ fn ship(parser: &mut Parser) -> Result<Action, lexopt::Error> {
             Arg::Long("retry") => &mut pace.retry,
             Arg::Long("unreached") => &mut pace.unreached,
             Arg::Long("give-up") => &mut pace.give_up,
+            Arg::Long("alone") => pace.alone.insert(Duration::ZERO),
             other => return Err(other.unexpected()),
         };
         *time = Duration::from_millis(parser.value()?.parse()?);

@@ -2,7 +2,8 @@
 //!
 //! The service's answers say how far it is, so this process holds nothing that matters: it may be killed and started
 //! again at any time, and talk to another replica with each request. It stays until it is told to end, as a sidecar is
-//! started again when it exits, and then until everything is there or there is no hope.
+//! started again when it exits, and then until everything is there or there is no hope. It is told by SIGTERM or by a
+//! file; where nobody may be left to tell, it can end by itself.
 
 mod courier;
 mod pace;
@@ -23,6 +24,7 @@ use std::{
 };
 
 use kiln_agent::wire::push::{MAX_PUSH, PushAnswer, Seal};
+use nix::sys::signal::{Signal, raise};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
@@ -35,7 +37,10 @@ use self::{
     parcel::Parcel,
     watch::Watch,
 };
-use crate::{args::Shipping, spool::cancel_file};
+use crate::{
+    args::Shipping,
+    spool::{cancel_file, over_file},
+};
 
 /// A push of less than this may wait a moment for more.
 const WORTH_A_PUSH: usize = 64 << 10;
@@ -70,6 +75,9 @@ fn ship(order: &Shipping) -> io::Result<()> {
     let mut shipper = Shipper {
         courier: Courier::new(&order.url, &order.token),
         cancel: cancel_file(&order.spool),
+        over_file: over_file(&order.spool),
+        told: false,
+        heard: Instant::now(),
         backoff: Backoff::new(order.pace.retry),
         pace: order.pace,
         parcels,
@@ -102,6 +110,12 @@ fn end_in_time(pace: Pace, stopper: io::PipeWriter, reached: Arc<AtomicBool>) ->
 struct Shipper {
     courier: Courier,
     cancel: PathBuf,
+    /// Says that the shipper is to come to an end, like the signal, which a process that was just started can't take.
+    over_file: PathBuf,
+    /// It has told itself to end.
+    told: bool,
+    /// When the service answered last.
+    heard: Instant,
     backoff: Backoff,
     pace: Pace,
     parcels: Vec<Parcel>,
@@ -124,6 +138,15 @@ enum Work {
 impl Shipper {
     /// Does what is next, or waits for it. Says whether there is more to come.
     fn turn(&mut self, watch: &mut Watch) -> io::Result<bool> {
+        if !self.told && self.over_file.exists() {
+            self.told = true;
+            raise(Signal::SIGTERM)?;
+        }
+        if self.is_alone() {
+            let nobody = "no step runs, and the service does not answer";
+            let over = self.parcels.iter().all(Parcel::is_over);
+            return if over { Ok(false) } else { Err(io::Error::other(nobody)) };
+        }
         let stopping = watch.stopping();
         let work = if self.over { None } else { self.next_work(stopping)? };
         let Some(work) = work else {
@@ -152,6 +175,12 @@ impl Shipper {
         };
         self.settle(&work, answer, watch)?;
         Ok(true)
+    }
+
+    /// Whether nobody needs it, and nobody may be left to say so.
+    fn is_alone(&self) -> bool {
+        let limit = self.pace.alone;
+        limit.is_some_and(|limit| self.heard.elapsed() >= limit) && !self.parcels.iter().any(Parcel::has_writer)
     }
 
     /// Waits for something to do, and sends a sign of life when there is nothing for a while.
@@ -261,6 +290,7 @@ impl Shipper {
     /// The service has answered.
     fn heard(&mut self) {
         self.reached.store(true, Ordering::Relaxed);
+        self.heard = Instant::now();
         if self.trouble.take().is_some() {
             eprintln!("kiln-agent: the service takes the log again");
         }

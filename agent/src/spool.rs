@@ -17,6 +17,8 @@ use kiln_agent::wire::push::{Seal, SpoolStep};
 
 /// A file in the spool's root: steps end when it is there.
 const CANCEL: &str = "cancel";
+/// A file in the spool's root: once it is there, no step begins any more, and the shipper is to come to an end.
+const OVER: &str = "over";
 /// The step's [`Seal`], written as the last thing.
 const END: &str = "end.json";
 /// Locked by the step's agent as long as it lives.
@@ -27,6 +29,11 @@ const NAME_DIGITS: usize = 20;
 /// The file that ends the steps once it is there.
 pub(crate) fn cancel_file(root: &Path) -> PathBuf {
     root.join(CANCEL)
+}
+
+/// The file that ends the shipper once it is there.
+pub(crate) fn over_file(root: &Path) -> PathBuf {
+    root.join(OVER)
 }
 
 /// One step's part of the spool.

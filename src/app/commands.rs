@@ -131,7 +131,10 @@ pub async fn serve(config: Config, flags: &Serve) -> Result<(), CommandError> {
         asked.await;
         on_signal.cancel();
     });
-    let service = Service::new(config.clone(), pool, config.secrets.keyring()?, shutdown.clone())?;
+    let mut service = Service::new(config.clone(), pool, config.secrets.keyring()?, shutdown.clone())?;
+    if flags.roles.contains(&Role::Api) {
+        service = service.listening().await?;
+    }
     if !flags.roles.contains(&Role::Worker) {
         return finish(service, flags).await;
     }

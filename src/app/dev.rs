@@ -167,9 +167,11 @@ async fn serve(
         data_dir: data.to_owned(),
         ..config.local.clone()
     };
-    let runner = LocalRunner::start(&local, config.registry.clone())?;
+    let registries = config.registry.clone();
     let shutdown = CancellationToken::new();
     let service = Service::new(config, pool.clone(), keyring, shutdown.clone())?;
+    let service = service.listening().await?;
+    let runner = LocalRunner::start(&local, registries)?;
     let (service, context) = service.with_worker(runner.clone(), worker_name())?;
     // It can write to the journal, which is closed once nobody can.
     drop(context);

@@ -97,6 +97,7 @@ pub struct Service {
     archive: Option<Archive>,
     access: ServiceAccess,
     cluster: Option<watch::Receiver<Result<(), String>>>,
+    listener: Option<(TcpListener, SocketAddr)>,
     /// What does the work; ends when told to shut down.
     front: JoinSet<&'static str>,
     shutdown: CancellationToken,
@@ -141,6 +142,7 @@ impl Service {
             logs,
             access,
             cluster: None,
+            listener: None,
             front: JoinSet::new(),
             shutdown,
             back,
@@ -188,8 +190,13 @@ impl Service {
         Ok((self, context))
     }
 
-    /// Adds the API. Returns the address that it listens on.
-    pub async fn with_api(mut self) -> Result<(Self, SocketAddr), ServeError> {
+    /// Takes the API's address before anything is added, so that a worker can tell attempts on its host of it.
+    pub async fn listening(mut self) -> Result<Self, ServeError> {
+        self.listener = Some(self.listen().await?);
+        Ok(self)
+    }
+
+    async fn listen(&self) -> Result<(TcpListener, SocketAddr), ServeError> {
         let address = self.config.listen;
         let failed = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -200,6 +207,15 @@ impl Service {
             // What the operator has set wins.
             let _ = self.access.url.set(url);
         }
+        Ok((listener, address))
+    }
+
+    /// Adds the API. Returns the address that it listens on.
+    pub async fn with_api(mut self) -> Result<(Self, SocketAddr), ServeError> {
+        let (listener, address) = match self.listener.take() {
+            Some(listening) => listening,
+            None => self.listen().await?,
+        };
         let reachable = self.access.url.get().is_some();
         let metrics = http::Metrics::register(&mut self.metrics);
         let pushes = http::Pushes::new(self.logs.clone(), http::PushMetrics::register(&mut self.metrics));

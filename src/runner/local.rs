@@ -8,6 +8,7 @@ mod host;
 mod log;
 mod process;
 mod removal;
+mod shipper;
 mod supervisor;
 
 use std::{
@@ -28,10 +29,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     folder::{CreateError, Folder},
+    shipper::Shipper,
     supervisor::Supervisor,
 };
 use super::{
-    LaunchError, Launched, LogEnd, LogPosition, LogReader, Observation, Readiness, Runner, RunnerError,
+    LaunchError, Launched, LogEnd, LogPosition, LogReader, Observation, Readiness, Runner, RunnerError, Shipping,
     builder::{self, Env, StorageDriver},
     registry::Registry,
 };
@@ -92,6 +94,7 @@ struct Shared {
 /// What is kept of an attempt in memory.
 struct Entry {
     observed: watch::Sender<Observation>,
+    shipping: Shipping,
     supervision: Option<Supervision>,
 }
 
@@ -99,6 +102,8 @@ struct Supervision {
     stop: CancellationToken,
     /// Ends the supervision, not the attempt.
     release: CancellationToken,
+    /// Where the log is sent, if it is.
+    log_url: Option<watch::Sender<String>>,
     task: JoinHandle<()>,
 }
 
@@ -165,12 +170,20 @@ impl LocalRunner {
         }
     }
 
-    /// Ends the runner's tasks. Attempts that run go on; the next runner on the same folder adopts them.
+    /// Ends the runner's tasks. Attempts that run go on; the next runner on the same folder adopts them. Of those that
+    /// were wound down no process stays: the next runner sends what is left of their logs.
     pub async fn shut_down(&self) {
         self.shared.shutdown.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
         self.shared.with_attempts(HashMap::clear);
+        if self.shared.winding_down.is_cancelled() {
+            for attempt in folder::attempts(&self.shared.builds).unwrap_or_default() {
+                if let Err(error) = supervisor::belongings(&self.shared.folder(attempt)).end().await {
+                    tracing::warn!(attempt.id = %attempt, error = %error, "processes of a build stay");
+                }
+            }
+        }
     }
 
     /// Removes what a killed process left half made or half removed.
@@ -236,11 +249,31 @@ impl Shared {
             if self.winding_down.is_cancelled() || self.folder(attempt).stop_requested() {
                 stop.cancel();
             }
+            let log_url = self.folder(attempt).log_url().map(watch::Sender::new);
+            if log_url.is_some() {
+                entry.shipping = Shipping::Running;
+            }
             let task = {
                 let (shared, stop, release, observed) =
                     (Arc::clone(self), stop.clone(), release.clone(), entry.observed.clone());
+                let log_url = log_url.as_ref().map(watch::Sender::subscribe);
                 self.tasks.spawn(async move {
                     let folder = shared.folder(attempt);
+                    let shipping = async {
+                        let Some(url) = log_url else { return };
+                        let shipper = Shipper {
+                            agent: &shared.agent,
+                            folder: &folder,
+                            url,
+                            observed: observed.subscribe(),
+                        };
+                        shipper.run().await;
+                        shared.with_attempts(|attempts| {
+                            if let Some(entry) = attempts.get_mut(&attempt) {
+                                entry.shipping = Shipping::Over;
+                            }
+                        });
+                    };
                     let supervisor = Supervisor {
                         agent: &shared.agent,
                         folder: &folder,
@@ -248,11 +281,32 @@ impl Shared {
                         stop: &stop,
                         observed: &observed,
                     };
-                    release.run_until_cancelled(supervisor.run()).await;
+                    let all = async { tokio::join!(supervisor.run(), shipping) };
+                    release.run_until_cancelled(all).await;
                 })
             };
-            entry.supervision = Some(Supervision { stop, release, task });
+            entry.supervision = Some(Supervision {
+                stop,
+                release,
+                log_url,
+                task,
+            });
         });
+    }
+
+    /// Has the log sent to where the service is now.
+    fn send_log_to(&self, attempt: AttemptId, url: &str) -> io::Result<()> {
+        self.with_attempts(|attempts| {
+            let supervision = attempts.get(&attempt).and_then(|entry| entry.supervision.as_ref());
+            let Some(log_url) = supervision.and_then(|supervision| supervision.log_url.as_ref()) else {
+                return Ok(());
+            };
+            if *log_url.borrow() != url {
+                self.folder(attempt).record_log_url(url)?;
+                log_url.send_replace(url.to_owned());
+            }
+            Ok(())
+        })
     }
 
     async fn make(self: &Arc<Self>, assignment: &Assignment) -> Result<bool, CreateError> {
@@ -274,7 +328,8 @@ impl Shared {
             },
         );
         let credentials = builder::credentials::files(&assignment.credentials);
-        tokio::task::spawn_blocking(move || folder.create(&plan, &credentials))
+        let log = assignment.credentials.log.take();
+        tokio::task::spawn_blocking(move || folder.create(&plan, &credentials, log.as_ref()))
             .await
             .map_err(|error| CreateError::Unknown(io::Error::other(error)))?
     }
@@ -284,6 +339,7 @@ impl Entry {
     fn new() -> Self {
         Self {
             observed: watch::Sender::new(Observation::Unseen),
+            shipping: Shipping::Absent,
             supervision: None,
         }
     }
@@ -307,6 +363,10 @@ impl Runner for LocalRunner {
             CreateError::Unknown(error) => failed("creating the build's folder")(error).into(),
         })?;
         self.shared.supervise(attempt);
+        if let (false, Some(log)) = (made, &assignment.credentials.log) {
+            let sent = self.shared.send_log_to(attempt, &log.url);
+            sent.map_err(failed("noting where the build's log goes"))?;
+        }
         Ok(Launched {
             name: attempt.to_string(),
             adopted: !made,
@@ -329,6 +389,11 @@ impl Runner for LocalRunner {
             end.unwrap_or_else(|| LogEnd::Lost("the service shuts down".to_owned()))
         });
         LogReader { chunks, end }
+    }
+
+    fn shipping(&self, attempt: AttemptId) -> Shipping {
+        self.shared
+            .with_attempts(|attempts| attempts.get(&attempt).map_or(Shipping::Absent, |entry| entry.shipping))
     }
 
     async fn stop(&self, attempt: AttemptId) -> Result<(), RunnerError> {

@@ -3,21 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use chrono::{DateTime, Utc};
 use kiln::{
     domain::{clock::SystemClock, project::Scope, queue::QueueConfig, spec::Limits},
     http::{
         App, Cors, Health, Metrics, PeerTimeouts, PushMetrics, Pushes, Random, StreamTiming, UploadConfig, Uploads,
-        router, serve_with, token::BearerToken,
+        router, serve_with,
     },
     journal::{History, LogLimits, Logs, Signals, Writer},
-    store::{
-        attempt_keys::AttemptKeys,
-        intake::Intake,
-        projects,
-        secrets::seal::Keyring,
-        tokens::{self, NewToken},
-    },
+    store::{attempt_keys::AttemptKeys, intake::Intake, secrets::seal::Keyring},
 };
 use prometheus_client::registry::Registry;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header::HeaderMap};
@@ -25,7 +18,11 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
+
+pub(super) use self::token::token;
+
+#[path = "../shared/token.rs"]
+mod token;
 
 /// Nothing here takes longer unless it hangs.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
@@ -173,26 +170,6 @@ impl TestApp {
 pub(super) fn keyring(bytes: &[u8]) -> Keyring {
     let keys: Vec<String> = bytes.iter().map(|byte| BASE64_STANDARD.encode([*byte; 32])).collect();
     Keyring::parse(keys.iter().map(String::as_str)).expect("keys")
-}
-
-/// Stores a token.
-pub(super) async fn token(pool: &PgPool, project: &str, scope: Scope, expires_at: Option<DateTime<Utc>>) -> String {
-    let project = project.parse().expect("a name");
-    projects::create(pool, &project).await.expect("stores");
-    let token = BearerToken::from_random(Random::system().bytes());
-    let new = NewToken {
-        id: Uuid::now_v7(),
-        project,
-        name: "test".to_owned(),
-        hash: token.hash(),
-        scopes: vec![scope],
-        expires_at,
-    };
-    tokens::create(pool, new)
-        .await
-        .expect("stores")
-        .expect("the project exists");
-    token.expose().to_owned()
 }
 
 /// Somebody who calls.

@@ -30,6 +30,14 @@ int main(int argc, char **argv) {
         for (int i = 1; i <= atoi(argv[2]); i++) printf("line %d\n", i);
         return 0;
     }
+    if (!strcmp(argv[1], "slowly")) {
+        for (int i = 1; i <= atoi(argv[2]); i++) {
+            printf("line %d\n", i);
+            fflush(stdout);
+            usleep(1000);
+        }
+        return 0;
+    }
     if (!strcmp(argv[1], "show")) {
         FILE *file = fopen(argv[2], "r");
         if (!file) return 1;

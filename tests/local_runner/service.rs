@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
@@ -11,12 +12,8 @@ use kiln::{
         serve::{ServeError, Service},
     },
     domain::{project::Scope, spec::Builder},
-    http::{Random, token::BearerToken},
     runner::{Runner as _, local::LocalRunner},
-    store::{
-        secrets::seal::Keyring,
-        tokens::{self, NewToken},
-    },
+    store::secrets::seal::Keyring,
 };
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::Value;
@@ -24,9 +21,11 @@ use sqlx::PgPool;
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use crate::support::{LIMIT, close, config as local};
+use crate::{
+    support::{Agents, LIMIT, agents, close, config as local},
+    token::token,
+};
 
 /// A service, and a caller of its.
 pub(crate) struct Kiln {
@@ -87,7 +86,7 @@ impl Kiln {
         let (service, address) = service.with_api().await.expect("listens");
         Self {
             base: format!("http://{address}"),
-            token: token(pool).await,
+            token: token(pool, "default", Scope::BuildsWrite, None).await,
             client: Client::builder().no_proxy().build().expect("a client"),
             runner,
             shutdown,
@@ -153,11 +152,31 @@ impl Kiln {
     pub(crate) async fn build(&self, request: &Value) -> (Value, String) {
         let path = self.create(request).await;
         let build = self.finished(&path).await;
-        let log = self
-            .request(Method::GET, &format!("{path}/logs"))
-            .header("accept", "text/plain");
-        let log = log.send().await.expect("an answer").text().await.expect("a log");
+        let log = self.log(&path).await;
         (build, log)
+    }
+
+    /// What a build has printed so far.
+    pub(crate) async fn log(&self, path: &str) -> String {
+        let log = self.request(Method::GET, &format!("{path}/logs"));
+        let log = log.header("accept", "text/plain").send().await.expect("an answer");
+        log.text().await.expect("a log")
+    }
+
+    /// The folder that it keeps builds in.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Where it is.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Asks for the end of a build.
+    pub(crate) async fn cancel(&self, path: &str) {
+        let request = self.request(Method::POST, &format!("{path}/cancel"));
+        answer(request, StatusCode::ACCEPTED).await;
     }
 
     /// Ends the service; nothing may be left.
@@ -176,8 +195,8 @@ impl Kiln {
         ended.expect("no panic").expect("as it was told");
         if let Some(runner) = self.runner {
             close(runner).await;
+            assert_eq!(agents(self.data.path()), Agents::new());
         }
-        drop(self.data);
     }
 }
 
@@ -189,21 +208,4 @@ async fn answer(request: RequestBuilder, status: StatusCode) -> Value {
     let (got, text) = (response.status(), response.text().await.expect("a body"));
     assert_eq!(got, status, "{text}");
     serde_json::from_str(&text).expect("JSON")
-}
-
-async fn token(pool: &PgPool) -> String {
-    let token = BearerToken::from_random(Random::system().bytes());
-    let new = NewToken {
-        id: Uuid::now_v7(),
-        project: "default".parse().expect("a name"),
-        name: "test".to_owned(),
-        hash: token.hash(),
-        scopes: vec![Scope::BuildsWrite],
-        expires_at: None,
-    };
-    tokens::create(pool, new)
-        .await
-        .expect("stores")
-        .expect("the project exists");
-    token.expose().to_owned()
 }

@@ -146,10 +146,36 @@ pub(crate) async fn until_logged(runner: &LocalRunner, attempt: AttemptId, wante
     timeout(LIMIT, read).await.expect("printed in time");
 }
 
+/// Processes with their command lines, by their numbers.
+pub(crate) type Agents = BTreeMap<i32, String>;
+
+/// The agents at work on attempts of the folder, and what sends their logs.
+pub(crate) fn agents(data: &Path) -> Agents {
+    let data = data.canonicalize().expect("exists").display().to_string();
+    let processes = fs::read_dir("/proc").expect("mounted").flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let line = command_line(&entry.path());
+        (line.contains("kiln-agent") && line.contains(&data)).then_some((pid, line))
+    });
+    processes.collect()
+}
+
+/// What sends the attempts' logs.
+pub(crate) fn shippers(data: &Path) -> Agents {
+    let mut agents = agents(data);
+    agents.retain(|_, line| line.contains("kiln-agent ship "));
+    agents
+}
+
+fn command_line(process: &Path) -> String {
+    let line = fs::read(process.join("cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
+}
+
 /// The processes that belong to an attempt, seen from outside.
 pub(crate) fn processes(data: &TempDir, attempt: AttemptId) -> BTreeMap<i32, String> {
     let folder = folder(data, attempt);
-    let mark = format!("KILN_ATTEMPT={attempt}");
+    let marks = ["KILN_ATTEMPT", "KILN_ATTEMPT_LOG"].map(|name| format!("{name}={attempt}"));
     let processes = fs::read_dir("/proc").expect("mounted").flatten().filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
@@ -157,9 +183,8 @@ pub(crate) fn processes(data: &TempDir, attempt: AttemptId) -> BTreeMap<i32, Str
         let belongs = inside
             || environment
                 .split(|&byte| byte == 0)
-                .any(|variable| variable == mark.as_bytes());
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        belongs.then(|| (pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+                .any(|variable| marks.iter().any(|mark| mark.as_bytes() == variable));
+        belongs.then(|| (pid, command_line(&entry.path())))
     });
     processes.collect()
 }

@@ -24,6 +24,8 @@ pub(crate) struct Pace {
     pub(crate) unreached: Duration,
     /// After being told to end.
     pub(crate) give_up: Duration,
+    /// After which it ends without being told to, when all the while no step has run and the service has not answered.
+    pub(crate) alone: Option<Duration>,
 }
 
 impl Default for Pace {
@@ -34,6 +36,7 @@ impl Default for Pace {
             retry: Duration::from_secs(10),
             unreached: Duration::from_secs(15),
             give_up: Duration::from_mins(10),
+            alone: None,
         }
     }
 }

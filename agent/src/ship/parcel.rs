@@ -87,6 +87,11 @@ impl Parcel {
         self.begun || self.folder.has_begun()
     }
 
+    /// Whether the step's agent lives, as far as can be told.
+    pub(super) fn has_writer(&self) -> bool {
+        self.folder.has_writer()
+    }
+
     /// Whether there is nothing more to send and won't be, provided that steps begin no more.
     pub(super) fn is_over(&self) -> bool {
         self.sealed() || !self.has_begun()

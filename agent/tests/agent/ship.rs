@@ -249,6 +249,39 @@ fn it_gives_up_in_the_end() {
 }
 
 #[test]
+fn a_file_says_that_it_is_over() {
+    let bench = Bench::new();
+    let server = LogServer::start();
+    let mut shipper = ship(&bench, &server, &[]);
+    assert!(run(&bench, "seq 1 20000").wait().unwrap().success());
+    fs::write(bench.path("spool/over"), "").unwrap();
+    assert!(shipper.wait().unwrap().success());
+    arrived(&bench, &server);
+    // Whoever is started after that has nothing to do.
+    let requests = server.state().requests;
+    assert!(ship(&bench, &server, &[]).wait().unwrap().success());
+    assert_eq!(server.state().requests, requests);
+}
+
+#[test]
+fn who_is_left_alone_ends_by_itself() {
+    let bench = Bench::new();
+    let server = LogServer::start();
+    server.state().otherwise = Some(Turn::CutBefore);
+    let mut step = run(
+        &bench,
+        &format!("until [ -e {} ]; do sleep 0.01; done", bench.path("go").display()),
+    );
+    eventually("the step", || bench.path("spool/build/lock").exists().then_some(()));
+    let mut shipper = ship(&bench, &server, &["--alone", "20"]);
+    eventually("tries", || (server.state().requests > 10).then_some(()));
+    assert!(shipper.try_wait().unwrap().is_none(), "the step still runs");
+    fs::write(bench.path("go"), "").unwrap();
+    assert!(step.wait().unwrap().success());
+    assert_eq!(shipper.wait().unwrap().code(), Some(1));
+}
+
+#[test]
 fn a_service_that_was_away_for_long_gets_it_all() {
     let bench = Bench::new();
     let server = LogServer::start();

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::process::ProcessId;
 use crate::{
-    domain::{event::StepName, id::AttemptId},
+    domain::{event::StepName, id::AttemptId, secret::LogAccess},
     runner::{StepEnd, builder::credentials::CredentialFiles},
 };
 
@@ -92,6 +92,25 @@ impl Folder {
         self.path.join(format!("{}.err", step.as_str()))
     }
 
+    /// What steps write their output to for the shipper, where there is one.
+    pub(super) fn spool(&self) -> PathBuf {
+        self.path.join("spool")
+    }
+
+    /// The file that holds the bearer token for the attempt's log.
+    pub(super) fn log_token(&self) -> PathBuf {
+        self.path.join("log-token")
+    }
+
+    /// What the shipper has to say.
+    pub(super) fn shipper_complaints(&self) -> PathBuf {
+        self.path.join("ship.err")
+    }
+
+    fn log_url_file(&self) -> PathBuf {
+        self.path.join("log-url")
+    }
+
     fn process(&self, step: StepName) -> PathBuf {
         self.path.join(format!("{}.pid", step.as_str()))
     }
@@ -101,7 +120,12 @@ impl Folder {
     }
 
     /// Makes the folder. `Ok(false)`: it was there.
-    pub(super) fn create(&self, plan: &Plan, credentials: &CredentialFiles) -> Result<bool, CreateError> {
+    pub(super) fn create(
+        &self,
+        plan: &Plan,
+        credentials: &CredentialFiles,
+        log: Option<&LogAccess>,
+    ) -> Result<bool, CreateError> {
         if self.exists() {
             return Ok(false);
         }
@@ -111,7 +135,7 @@ impl Folder {
             attempt: self.attempt,
         };
         let made = new
-            .fill(plan, credentials)
+            .fill(plan, credentials, log)
             .map_err(CreateError::Nothing)
             .and_then(|()| match fs::rename(&new.path, &self.path) {
                 Ok(()) => Ok(true),
@@ -125,7 +149,7 @@ impl Folder {
         made
     }
 
-    fn fill(&self, plan: &Plan, credentials: &CredentialFiles) -> io::Result<()> {
+    fn fill(&self, plan: &Plan, credentials: &CredentialFiles, log: Option<&LogAccess>) -> io::Result<()> {
         let mut private = fs::DirBuilder::new();
         private.mode(0o700);
         private.create(&self.path)?;
@@ -143,14 +167,13 @@ impl Folder {
             let folder = self.credentials(step);
             private.recursive(true).create(&folder)?;
             for file in files {
-                let mut private = OpenOptions::new();
-                let mut written = private
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(folder.join(&file.name))?;
-                written.write_all(file.content.expose())?;
+                write_private(&folder.join(&file.name), file.content.expose())?;
             }
+        }
+        if let Some(log) = log {
+            fs::DirBuilder::new().mode(0o700).create(self.spool())?;
+            write_private(&self.log_token(), log.token.expose().as_bytes())?;
+            fs::write(self.log_url_file(), &log.url)?;
         }
         fs::write(self.plan(), serde_json::to_vec(plan)?)
     }
@@ -166,8 +189,26 @@ impl Folder {
         fs::write(self.stop(), "")
     }
 
+    /// Whether somebody wants the attempt to stop; the answer to a push may have said so, too.
     pub(super) fn stop_requested(&self) -> bool {
-        self.stop().exists()
+        self.stop().exists() || self.spool().join("cancel").exists()
+    }
+
+    /// Where the attempt's log is to be sent, if it is to be sent.
+    pub(super) fn log_url(&self) -> Option<String> {
+        fs::read_to_string(self.log_url_file()).ok()
+    }
+
+    /// Notes that the log is to be sent there from now on.
+    pub(super) fn record_log_url(&self, url: &str) -> io::Result<()> {
+        let new = self.path.join("log-url.new");
+        fs::write(&new, url)?;
+        fs::rename(new, self.log_url_file())
+    }
+
+    /// Tells the shipper that no step begins any more.
+    pub(super) fn note_over(&self) -> io::Result<()> {
+        fs::write(self.spool().join("over"), "")
     }
 
     /// Notes that the step begins. Returns when it did first.
@@ -205,6 +246,12 @@ impl Folder {
             report,
         }
     }
+}
+
+fn write_private(file: &Path, content: &[u8]) -> io::Result<()> {
+    let mut private = OpenOptions::new();
+    private.write(true).create_new(true).mode(0o600);
+    private.open(file)?.write_all(content)
 }
 
 /// Why a folder wasn't made.

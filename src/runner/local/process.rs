@@ -1,6 +1,7 @@
 //! Processes that aren't children of ours: found again after a restart, and ended for sure.
 
 use std::{
+    ffi::OsStr,
     fmt, fs, io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -146,12 +147,12 @@ impl Agent {
     }
 }
 
-/// The processes of an attempt: they carry its mark in their environment, or have their root inside of its folder,
-/// as everything that a Dockerfile's `RUN` starts.
+/// The processes of an attempt: they carry a mark in their environment, or have their root inside of its folder, as
+/// everything that a Dockerfile's `RUN` starts.
 #[derive(Clone)]
 pub(super) struct Belongings {
-    /// `NAME=value`.
-    pub(super) mark: String,
+    /// Each `NAME=value`.
+    pub(super) marks: Vec<String>,
     pub(super) folder: PathBuf,
 }
 
@@ -192,7 +193,7 @@ impl Belongings {
             let environment = fs::read(proc.join("environ")).unwrap_or_default();
             environment
                 .split(|&byte| byte == 0)
-                .any(|variable| variable == self.mark.as_bytes())
+                .any(|variable| self.marks.iter().any(|mark| mark.as_bytes() == variable))
         };
         fs::read_link(proc.join("root")).is_ok_and(|root| root.starts_with(&self.folder)) || marked()
     }
@@ -200,12 +201,18 @@ impl Belongings {
 
 /// The agent that was told to leave its report here, when kiln had no time to write down its number.
 pub(super) fn find_by_report(report: &Path) -> Option<ProcessId> {
+    find(&[("--report", report.as_os_str())])
+}
+
+/// The agent that was started with all of these options.
+pub(super) fn find(options: &[(&str, &OsStr)]) -> Option<ProcessId> {
     let holds = |pid: &i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let arguments: Vec<_> = line.split(|&byte| byte == 0).collect();
-        arguments
-            .windows(2)
-            .any(|pair| pair == [b"--report", report.as_os_str().as_bytes()])
+        options.iter().all(|(name, value)| {
+            let mut pairs = arguments.windows(2);
+            pairs.any(|pair| pair == [name.as_bytes(), value.as_bytes()])
+        })
     };
     let entries = fs::read_dir("/proc").ok()?.flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());

@@ -2,7 +2,13 @@
 //!
 //! All decisions go by the attempt's folder, so that they come out the same whoever takes them.
 
-use std::{ffi::OsStr, fs::File, io, path::Path, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    path::Path,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use kiln_agent::wire::report::{Exit, Report};
@@ -13,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     folder::Folder,
     process::{Agent, Belongings, find_by_report},
+    shipper,
 };
 use crate::{
     domain::{
@@ -22,7 +29,7 @@ use crate::{
     runner::{Observation, Outcome, StepEnd, StepObservation, builder},
 };
 
-/// Set for every process of an attempt, to its id.
+/// Set for every process of an attempt's steps, to its id.
 const MARK: &str = "KILN_ATTEMPT";
 /// What a stopped agent gets on top of the grace of its processes.
 const AGENT_GRACE: Duration = Duration::from_secs(10);
@@ -80,7 +87,12 @@ impl Supervisor<'_> {
             self.wait(&mut agent).await;
             if !self.next_has_begun(step) {
                 // A killed agent leaves its children behind.
-                belongings(self.folder).end().await?;
+                Belongings {
+                    marks: vec![mark(self.folder)],
+                    folder: self.folder.path().to_owned(),
+                }
+                .end()
+                .await?;
             }
             if !self.folder.exists() {
                 return Err(io::ErrorKind::NotFound.into());
@@ -140,11 +152,14 @@ impl Supervisor<'_> {
             .args([OsStr::new("--report"), report.as_ref()])
             .args([OsStr::new("--log"), log.as_ref()])
             .env_clear()
-            .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_inherited)))
+            .envs(inherited())
             .envs(self.folder.homes())
             .env(MARK, self.folder.attempt().to_string())
             .current_dir(self.folder.path())
             .stderr(File::create(self.folder.complaints(step))?);
+        if self.folder.log_url().is_some() {
+            command.arg("--spool").arg(self.folder.spool());
+        }
         Ok(command)
     }
 
@@ -193,12 +208,21 @@ fn internal(message: &str) -> Outcome {
     Outcome::Failed(Failure::new(FailureCode::Internal, message))
 }
 
-/// The processes of an attempt.
+/// All processes of an attempt.
 pub(super) fn belongings(folder: &Folder) -> Belongings {
     Belongings {
-        mark: format!("{MARK}={}", folder.attempt()),
+        marks: vec![mark(folder), shipper::mark(folder)],
         folder: folder.path().to_owned(),
     }
+}
+
+fn mark(folder: &Folder) -> String {
+    format!("{MARK}={}", folder.attempt())
+}
+
+/// What an attempt's processes keep of kiln's own environment.
+pub(super) fn inherited() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_inherited))
 }
 
 /// What a build on the host may see of kiln's environment: how to find programs and how to reach the network.

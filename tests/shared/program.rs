@@ -8,11 +8,7 @@ use std::{
     time::Duration,
 };
 
-use kiln::{
-    domain::project::Scope,
-    http::{Random, token::BearerToken},
-    store::tokens::{self, NewToken},
-};
+use kiln::domain::project::Scope;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -22,7 +18,8 @@ use sqlx::PgPool;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::timeout};
 use url::Url;
-use uuid::Uuid;
+
+use super::token::token;
 
 pub(super) const DEADLINE: Duration = Duration::from_mins(2);
 
@@ -56,7 +53,7 @@ impl Program {
             child,
             address,
             client: Client::builder().no_proxy().build().expect("a client"),
-            token: token(pool).await,
+            token: token(pool, "default", Scope::BuildsWrite, None).await,
             folder,
         };
         let answered = async {
@@ -117,21 +114,4 @@ fn database(pool: &PgPool) -> String {
     let mut url: Url = std::env::var("DATABASE_URL").expect("set").parse().expect("a URL");
     url.set_path(pool.connect_options().get_database().expect("a name"));
     url.into()
-}
-
-async fn token(pool: &PgPool) -> String {
-    let token = BearerToken::from_random(Random::system().bytes());
-    let new = NewToken {
-        id: Uuid::now_v7(),
-        project: "default".parse().expect("a name"),
-        name: "test".to_owned(),
-        hash: token.hash(),
-        scopes: vec![Scope::BuildsWrite],
-        expires_at: None,
-    };
-    tokens::create(pool, new)
-        .await
-        .expect("stores")
-        .expect("the project exists");
-    token.expose().to_owned()
 }
