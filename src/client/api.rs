@@ -21,6 +21,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 /// How often a POST that may be repeated is, and the pause before the first repetition.
 const REPETITIONS: u32 = 5;
 pub(super) const PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause that a service may ask for.
+const LONGEST_ASKED: Duration = Duration::from_mins(1);
 
 /// The service, for one caller.
 #[derive(Clone, Debug)]
@@ -176,7 +178,7 @@ impl Api {
                 return Err(error);
             }
             left -= 1;
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(wait_after(&error, pause)).await;
             pause *= 2;
         }
     }
@@ -221,5 +223,32 @@ impl Api {
             return Ok(None);
         }
         Ok(Some(response))
+    }
+}
+
+/// How long to wait before a request is repeated: as long as the service asks for, within reason, and at least `pause`.
+fn wait_after(error: &ClientError, pause: Duration) -> Duration {
+    match error {
+        ClientError::Problem(problem) => pause.max(problem.retry_after.unwrap_or_default().min(LONGEST_ASKED)),
+        _ => pause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_says_when_to_come_back() {
+        let wait = |seconds: Option<u64>| {
+            let mut problem: Problem = serde_json::from_str("{}").expect("every member may be missing");
+            problem.retry_after = seconds.map(Duration::from_secs);
+            wait_after(&ClientError::Problem(Box::new(problem)), PAUSE)
+        };
+        assert_eq!(wait(None), PAUSE);
+        assert_eq!(wait(Some(0)), PAUSE);
+        assert_eq!(wait(Some(7)), Duration::from_secs(7));
+        assert_eq!(wait(Some(86_400)), LONGEST_ASKED);
+        assert_eq!(wait_after(&ClientError::usage("a flag"), PAUSE), PAUSE);
     }
 }

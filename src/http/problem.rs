@@ -204,7 +204,7 @@ fn answer(error: &ApiError) -> Answer {
             S::NOT_FOUND,
             "not_found",
             "There is nothing here",
-            "no operation has this path; /openapi.json lists all",
+            "no operation has this path; /docs shows all of them, and /openapi.json lists them for programs",
         ),
         ApiError::NotFound(Missing::Build) => Answer::new(
             S::NOT_FOUND,

@@ -17,7 +17,15 @@ async fn paths_and_methods_that_are_not_there_are_problems(pool: PgPool) {
     let app = TestApp::start(&pool).await;
     let anyone = app.anonymous();
     for path in ["/", "/v1", "/v1/nothing", "/v1/builds/", "/favicon.ico"] {
-        Answer::of(anyone.get(path)).await.problem(404, "not_found");
+        let problem = Answer::of(anyone.get(path)).await.problem(404, "not_found");
+        let detail = problem["detail"].as_str().expect("words");
+        assert!(
+            detail.contains("/docs ") && detail.contains("/openapi.json"),
+            "{detail}"
+        );
+    }
+    for page in ["/docs", "/openapi.json"] {
+        assert_eq!(Answer::of(anyone.get(page)).await.status, 200, "{page}");
     }
     for (method, path, allow) in [
         (Method::DELETE, "/v1/builds", "GET,HEAD,POST"),

@@ -284,7 +284,14 @@ fn what_is_cut_off_is_noticed() {
             "{cut}"
         );
     }
-    for cut in [compressed.len() / 2, compressed.len() - 1, compressed.len() - 8] {
+    for cut in [
+        4,
+        11,
+        40,
+        compressed.len() / 2,
+        compressed.len() - 1,
+        compressed.len() - 8,
+    ] {
         assert!(matches!(unpacked(&compressed[..cut]), Err(Error::Truncated)), "{cut}");
     }
     let mut damaged = compressed.clone();

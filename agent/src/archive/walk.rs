@@ -48,10 +48,11 @@ pub(super) fn walk(archive: impl Read, limits: &Limits, target: &mut dyn Target)
     if let Some((_, what)) = OTHERS.iter().find(|(sign, _)| start.starts_with(sign)) {
         return Err(Error::NotAnArchive(Some(what)));
     }
-    if start.starts_with(b"\x1f\x8b") {
-        walk_tar(MultiGzDecoder::new(archive), limits, target)
+    // The third byte is the method, of which there is one.
+    if start.starts_with(b"\x1f\x8b\x08") {
+        walk_tar(MultiGzDecoder::new(archive), true, limits, target)
     } else {
-        walk_tar(archive, limits, target)
+        walk_tar(archive, false, limits, target)
     }
 }
 
@@ -72,7 +73,7 @@ struct Extension {
     modified: Option<u64>,
 }
 
-fn walk_tar(tar: impl Read, limits: &Limits, target: &mut dyn Target) -> Result<Summary, Error> {
+fn walk_tar(tar: impl Read, compressed: bool, limits: &Limits, target: &mut dyn Target) -> Result<Summary, Error> {
     let left = Rc::new(Cell::new(
         limits
             .unpacked_bytes
@@ -84,7 +85,11 @@ fn walk_tar(tar: impl Read, limits: &Limits, target: &mut dyn Target) -> Result<
         left: Rc::clone(&left),
     });
     // What fails to be read tells which limit it was.
-    let failed = |error: io::Error, first: bool| read_error(error, first, left.get() == 0, limits);
+    let failed = |error: io::Error, first: bool| match error.kind() {
+        // gzip says itself that it isn't whole, however early that is.
+        ErrorKind::UnexpectedEof if compressed && left.get() > 0 => Error::Truncated,
+        _ => read_error(error, first, left.get() == 0, limits),
+    };
     let mut walk = Walk {
         tree: Tree::default(),
         summary: Summary::default(),
