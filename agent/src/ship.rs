@@ -169,7 +169,8 @@ impl Shipper {
         let answer = match &work {
             Work::Push(at, frames) => {
                 let parcel = &self.parcels[*at];
-                self.courier.push(parcel.step, parcel.offset(), frames)
+                self.courier
+                    .push(parcel.step, parcel.offset(), frames, parcel.printed()?)
             }
             Work::Seal(at, seal) => self.courier.seal(self.parcels[*at].step, seal),
         };
@@ -198,7 +199,7 @@ impl Shipper {
         }
         self.last_push = Some(Instant::now());
         let parcel = &self.parcels[at];
-        let answer = self.courier.push(parcel.step, parcel.offset(), &[]);
+        let answer = self.courier.push(parcel.step, parcel.offset(), &[], parcel.printed()?);
         self.settle(&Work::Push(at, Vec::new()), answer, watch)
     }
 

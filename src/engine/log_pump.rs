@@ -128,7 +128,7 @@ impl<R: Runner> LogPump<'_, R> {
         };
         let at = end.as_ref().map_or(now, |end| end.at);
         let attempt = self.lease.attempt.number;
-        let (mut short, mut lost) = (None, false);
+        let (mut short, mut lost) = (Vec::new(), false);
         self.log
             .update(|standing| {
                 let mut cursor = standing.cursor.step(step);
@@ -138,10 +138,10 @@ impl<R: Runner> LogPump<'_, R> {
                 // The seal may have come while this was read, or since.
                 let sealed = cursor.sealed.map(Carried::Sealed);
                 let carried = sealed.as_ref().unwrap_or(&carried);
-                short = missing(cursor.line, end.as_ref(), carried);
+                short = missing(&cursor, end.as_ref(), carried);
                 lost = matches!(carried, Carried::Read(LogEnd::Lost(_)));
                 let mut events = Vec::new();
-                if let Some(gap) = &short {
+                for gap in &short {
                     cursor.line += gap.lines.unwrap_or(0);
                     events.push(Event::Gap(Gap {
                         step,
@@ -160,10 +160,10 @@ impl<R: Runner> LogPump<'_, R> {
                 })
             })
             .await?;
-        if short.is_some() {
+        for _ in &short {
             self.count_gap("end");
         }
-        Ok(short.filter(|_| lost).map(|short| short.reason))
+        Ok(short.into_iter().next().filter(|_| lost).map(|short| short.reason))
     }
 
     /// Waits until the step's end was observed; `None` when the attempt was lost without it.
@@ -188,36 +188,48 @@ fn end_of(observation: &Observation, step: StepName) -> Option<&StepEnd> {
 /// What a step's log lacks at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Missing {
+    /// How many lines; `None` where nobody knows, not even whether it is any.
     lines: Option<u64>,
     reason: String,
 }
 
 /// Compares what arrived with what the step's agent says it printed.
-fn missing(line: u64, end: Option<&StepEnd>, carried: &Carried) -> Option<Missing> {
+fn missing(held: &StepCursor, end: Option<&StepEnd>, carried: &Carried) -> Vec<Missing> {
+    const UNTOLD: &str = "the step was killed before it could say how much it had printed";
     let reported = end.and_then(|end| end.report.as_ref()).map(|report| report.lines);
-    let reported = reported.or(match carried {
+    let all = reported.or_else(|| match carried {
         // The agent's last word, even if its report was lost with the pod.
         Carried::Sealed(sealed) if sealed.complete => Some(sealed.lines),
-        _ => None,
+        // The same, of what was never handed over.
+        _ => held.printed.filter(|printed| printed.all).map(|printed| printed.lines),
     });
-    let reason = match carried {
-        Carried::Read(LogEnd::Lost(reason)) => reason.clone(),
-        _ if reported.is_none() => "the step was killed before it could say how much it had printed".to_owned(),
-        Carried::Sealed(_) => "the step was killed before it had handed over the end of its log".to_owned(),
-        Carried::Read(LogEnd::Complete) => "the cluster no longer had the end of the log".to_owned(),
+    let gap = |lines, reason: &str| Missing {
+        lines,
+        reason: reason.to_owned(),
     };
-    match reported {
-        Some(reported) if reported <= line => None,
-        reported => Some(Missing {
-            lines: reported.map(|reported| reported - line),
-            reason,
-        }),
-    }
+    let reason = match carried {
+        Carried::Read(LogEnd::Lost(reason)) => reason.as_str(),
+        Carried::Sealed(_) => "the step was killed before it had handed over the end of its log",
+        Carried::Read(LogEnd::Complete) => "the cluster no longer had the end of the log",
+    };
+    let known = all.or_else(|| held.printed.map(|printed| printed.lines));
+    let counted = known
+        .and_then(|known| known.checked_sub(held.line))
+        .filter(|&lines| lines > 0);
+    let counted = counted.map(|lines| gap(Some(lines), reason));
+    let untold = all.is_none().then(|| match carried {
+        Carried::Read(LogEnd::Lost(reason)) if counted.is_none() => gap(None, reason),
+        _ => gap(None, UNTOLD),
+    });
+    counted.into_iter().chain(untold).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use kiln_agent::wire::report::{Exit, Report};
+    use kiln_agent::wire::{
+        push::Printed,
+        report::{Exit, Report},
+    };
 
     use super::*;
 
@@ -246,20 +258,41 @@ mod tests {
         })
     }
 
+    fn held(line: u64, printed: Option<(u64, bool)>) -> StepCursor {
+        StepCursor {
+            line,
+            ..StepCursor::default()
+        }
+        .and_printed(printed.map(|(lines, all)| Printed { lines, all }))
+    }
+
     #[test]
     fn what_is_missing_is_counted_where_it_can_be() {
         let lost = || Carried::Read(LogEnd::Lost("the pod is gone".to_owned()));
-        let lines = |missing: Option<Missing>| missing.map(|missing| missing.lines);
+        let lines = |held: StepCursor, end: Option<&StepEnd>, carried: &Carried| {
+            let gaps = missing(&held, end, carried);
+            gaps.into_iter().map(|gap| gap.lines).collect::<Vec<_>>()
+        };
         let complete = Carried::Read(LogEnd::Complete);
-        assert_eq!(lines(missing(5, Some(&end(Some(5))), &lost())), None);
-        assert_eq!(lines(missing(5, Some(&end(Some(9))), &complete)), Some(Some(4)));
-        assert_eq!(lines(missing(5, Some(&end(None)), &complete)), Some(None));
-        assert_eq!(lines(missing(5, None, &lost())), Some(None));
+        let five = held(5, None);
+        assert_eq!(lines(five, Some(&end(Some(5))), &lost()), []);
+        assert_eq!(lines(five, Some(&end(Some(9))), &complete), [Some(4)]);
+        assert_eq!(lines(five, Some(&end(None)), &complete), [None]);
+        assert_eq!(lines(five, None, &lost()), [None]);
         // A seal is the agent's own word, unless it was killed.
-        assert_eq!(lines(missing(5, None, &sealed(5, true))), None);
-        assert_eq!(lines(missing(5, Some(&end(None)), &sealed(5, true))), None);
-        assert_eq!(lines(missing(5, Some(&end(None)), &sealed(5, false))), Some(None));
-        assert_eq!(lines(missing(5, Some(&end(Some(5))), &sealed(5, false))), None);
-        assert_eq!(lines(missing(5, Some(&end(Some(7))), &sealed(5, false))), Some(Some(2)));
+        assert_eq!(lines(five, None, &sealed(5, true)), []);
+        assert_eq!(lines(five, Some(&end(None)), &sealed(5, true)), []);
+        assert_eq!(lines(five, Some(&end(None)), &sealed(5, false)), [None]);
+        assert_eq!(lines(five, Some(&end(Some(5))), &sealed(5, false)), []);
+        assert_eq!(lines(five, Some(&end(Some(7))), &sealed(5, false)), [Some(2)]);
+        // What was announced is known to be missing; only the agent's last word says that it is all.
+        assert_eq!(lines(held(5, Some((9, false))), None, &lost()), [Some(4), None]);
+        assert_eq!(lines(held(5, Some((5, false))), None, &lost()), [None]);
+        assert_eq!(lines(held(5, Some((9, true))), None, &lost()), [Some(4)]);
+        assert_eq!(lines(held(5, Some((5, true))), None, &lost()), []);
+        assert_eq!(
+            lines(held(5, Some((9, false))), Some(&end(Some(12))), &complete),
+            [Some(7)]
+        );
     }
 }

@@ -3,7 +3,7 @@
 
 use kiln_agent::wire::{
     frame::{Frame, MAX_TEXT},
-    push::{Seal, crc32},
+    push::{Printed, Seal, crc32},
 };
 
 use super::{
@@ -76,28 +76,29 @@ impl From<AppendError> for PushError {
     }
 }
 
+/// What an attempt sends of a step's spool.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// Which step's.
+    pub step: StepName,
+    /// Where in the spool it begins.
+    pub offset: u64,
+    /// Whole frames; none at all are a sign of life.
+    pub bytes: &'a [u8],
+    /// How much the step has printed, if the attempt says so.
+    pub printed: Option<Printed>,
+}
+
 impl Logs {
-    /// Takes the bytes of a step's spool from `offset` on; none at all are a sign of life. Whoever calls has checked
-    /// that the attempt itself sends them.
-    pub async fn push(
-        &self,
-        attempt: AttemptId,
-        step: StepName,
-        offset: u64,
-        bytes: &[u8],
-    ) -> Result<Acknowledged, PushError> {
+    /// Takes a piece of a step's spool. Whoever calls has checked that the attempt itself sends it.
+    pub async fn push(&self, attempt: AttemptId, piece: Piece<'_>) -> Result<Acknowledged, PushError> {
         let live = self.live(attempt).await?;
         let mut log = self.attempt(Fence::Attempt(attempt), live.project, live.standing);
         let limit = log.limit().await;
         let mut outcome = Ok((0, None));
         log.update(|standing| {
-            let push = Push {
-                attempt: attempt.number,
-                step,
-                offset,
-                bytes,
-            };
-            let (told, change) = match heavily(bytes.len(), || push.merge(standing, limit)) {
+            let merged = heavily(piece.bytes.len(), || piece.merge(attempt.number, standing, limit));
+            let (told, change) = match merged {
                 Ok((told, change)) => (Ok(told), change),
                 Err(refused) => (Err(refused), None),
             };
@@ -193,19 +194,12 @@ fn shortfall(seal: &Seal, held: &StepCursor) -> Option<(Option<u64>, String)> {
     })
 }
 
-/// One push, to be merged with what is held.
-struct Push<'a> {
-    attempt: u32,
-    step: StepName,
-    offset: u64,
-    bytes: &'a [u8],
-}
-
 /// What a push comes to: up to where everything is held, and when the newest line was printed.
 type Told = (u64, Option<u64>);
 
-impl Push<'_> {
-    fn merge(&self, standing: &Standing, limit: Limit) -> Result<(Told, Option<Change>), PushError> {
+impl Piece<'_> {
+    /// Merges the piece with what is held.
+    fn merge(&self, attempt: u32, standing: &Standing, limit: Limit) -> Result<(Told, Option<Change>), PushError> {
         let held = standing.cursor.step(self.step);
         let end = self.offset + self.bytes.len() as u64;
         // What comes after the end was declared, with a gap where something was missing.
@@ -219,10 +213,10 @@ impl Push<'_> {
             return Ok(((held.bytes, None), None));
         };
         if fresh.is_empty() {
-            return Ok(((held.bytes, None), sign_of_life(standing)));
+            return Ok(((held.bytes, None), self.sign_of_life(standing)));
         }
         let room = limit.room(standing);
-        let mut lines = Lines::new(self.step, self.attempt, held, Jumps::Report(SKIPPED), room);
+        let mut lines = Lines::new(self.step, attempt, held, Jumps::Report(SKIPPED), room);
         let mut at = held.bytes;
         let mut first_ms = None;
         for line in fresh.split_inclusive(|&byte| byte == b'\n') {
@@ -243,9 +237,10 @@ impl Push<'_> {
         batch.cursor.bytes = at;
         batch.cursor.crc32 = crc32(held.crc32, fresh);
         batch.cursor.via = Some(LogVia::Push);
+        batch.cursor = batch.cursor.and_printed(self.printed);
         let newest_ms = batch.cursor.at_ms;
         let begun_at = time(first_ms.unwrap_or_default());
-        let mut events = begin(&standing.cursor, self.step, self.attempt, begun_at);
+        let mut events = begin(&standing.cursor, self.step, attempt, begun_at);
         events.append(&mut batch.events);
         let change = Change {
             cursor: ended_before(&standing.cursor, self.step).with(self.step, batch.cursor),
@@ -254,19 +249,22 @@ impl Push<'_> {
         };
         Ok(((at, Some(newest_ms)), Some(change)))
     }
-}
 
-/// Notes that what runs is pushed, where that wasn't known.
-fn sign_of_life(standing: &Standing) -> Option<Change> {
-    let mut cursor = standing.cursor.clone();
-    for step in cursor.0.values_mut().filter(|step| !step.ended) {
-        step.via = Some(LogVia::Push);
+    /// Notes that what runs is pushed and how much it has printed, where that wasn't known.
+    fn sign_of_life(&self, standing: &Standing) -> Option<Change> {
+        let mut cursor = standing.cursor.clone();
+        for (step, held) in cursor.0.iter_mut().filter(|(_, held)| !held.ended) {
+            held.via = Some(LogVia::Push);
+            if *step == self.step {
+                *held = held.and_printed(self.printed);
+            }
+        }
+        (cursor != standing.cursor).then_some(Change {
+            cursor,
+            events: Vec::new(),
+            text: 0,
+        })
     }
-    (cursor != standing.cursor).then_some(Change {
-        cursor,
-        events: Vec::new(),
-        text: 0,
-    })
 }
 
 /// The entries that come before the first of a step, when its worker hasn't seen yet that it runs: that it does, and

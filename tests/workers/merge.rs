@@ -16,7 +16,7 @@ use kiln::{
         History, LogLimits, Logs, Reader, Signals, Writer,
         lines::{Jumps, Lines},
         log::Change,
-        push::PushError,
+        push::{Piece, PushError},
     },
     store::{
         Lease,
@@ -90,7 +90,13 @@ async fn ship(logs: Logs, lease: Lease, seed: u64) {
     let mut held = 0;
     while held < spool.bytes.len() as u64 {
         let (offset, piece) = spool.piece(spool.frame_at(held), &mut random);
-        held = match logs.push(attempt, StepName::Build, offset, piece).await {
+        let piece = Piece {
+            step: StepName::Build,
+            offset,
+            bytes: piece,
+            printed: None,
+        };
+        held = match logs.push(attempt, piece).await {
             Ok(told) => told.offset,
             Err(PushError::Offset(held)) => held,
             Err(error) => panic!("{error}"),

@@ -12,13 +12,16 @@ use kiln::{
         state::{BuildState, StateName},
     },
     engine,
-    journal::{LogLimits, Logs, Signals, Writer, push::PushError},
+    journal::{
+        LogLimits, Logs, Signals, Writer,
+        push::{Piece, PushError},
+    },
     runner::Shipping,
     store::{self, journal::Found},
 };
 use kiln_agent::wire::{
     frame::{Frame, Stream},
-    push::{Seal, crc32},
+    push::{Printed, Seal, crc32},
 };
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
@@ -80,16 +83,29 @@ impl Replica {
         let all = spool(lines);
         let mut offset = 0;
         while offset < all.len() {
-            let pushed = self
-                .logs
-                .push(attempt, StepName::Build, offset as u64, &all[offset..])
-                .await;
-            offset = match pushed {
+            let piece = Piece {
+                step: StepName::Build,
+                offset: offset as u64,
+                bytes: &all[offset..],
+                printed: None,
+            };
+            offset = match self.logs.push(attempt, piece).await {
                 Ok(told) => usize::try_from(told.offset).expect("small"),
                 Err(PushError::Offset(held)) => usize::try_from(held).expect("small"),
                 Err(error) => panic!("{error}"),
             };
         }
+    }
+
+    /// Says how much the build step has printed, and sends none of it.
+    async fn announce(&self, attempt: AttemptId, held: u64, printed: Printed) {
+        let piece = Piece {
+            step: StepName::Build,
+            offset: spool(held).len() as u64,
+            bytes: &[],
+            printed: Some(printed),
+        };
+        self.logs.push(attempt, piece).await.expect("taken");
     }
 
     async fn seal(&self, attempt: AttemptId, step: StepName, lines: u64) {
@@ -382,4 +398,65 @@ async fn an_attempt_that_vanished_unseen_ends_its_log_with_a_gap(pool: PgPool) {
     assert_idle(&pool, &runner).await;
     second.drain().await;
     replica.stop().await;
+}
+
+#[sqlx::test]
+async fn what_a_pod_that_vanished_still_had_is_counted(pool: PgPool) {
+    let cases = [
+        // It was printed up to line 17, and perhaps further; or that was all.
+        (Some((17, false)), vec![Some(7), None]),
+        (Some((17, true)), vec![Some(7)]),
+        (Some((10, true)), vec![]),
+        (None, vec![None]),
+    ];
+    for (announced, gaps) in cases {
+        let runner = SimRunner::new(Script::Each(vec![Script::Hang(20), Script::Succeed(5)]));
+        runner.set_shipping(Shipping::Running);
+        let (worker, replica) = (Worker::start_with(&pool, &runner, quick), Replica::start(&pool));
+        let build = create(&pool).await;
+        let attempt = running(&pool, build).await;
+        replica.seal(attempt, StepName::Source, 0).await;
+        replica.push(attempt, 10).await;
+        if let Some((lines, all)) = announced {
+            // The word of two pushes may come in any order.
+            replica.announce(attempt, 10, Printed { lines, all }).await;
+            replica.announce(attempt, 10, Printed { lines: 12, all: false }).await;
+        }
+        runner.vanish_all();
+        runner.set_shipping(Shipping::Absent);
+        wait_for_state(&pool, build, StateName::Succeeded).await;
+        assert_eq!(log(&pool, build).await, (printed_twice(), gaps));
+        assert_idle(&pool, &runner).await;
+        worker.drain().await;
+        replica.stop().await;
+    }
+}
+
+#[sqlx::test]
+async fn a_pod_that_vanished_may_still_hand_over_its_log(pool: PgPool) {
+    let runner = SimRunner::new(Script::Each(vec![Script::Hang(20), Script::Succeed(5)]));
+    runner.set_shipping(Shipping::Running);
+    let worker = Worker::start_with(&pool, &runner, |config| {
+        // Longer than the test may take.
+        config.log_push_patience_seconds = 600;
+    });
+    let replica = Replica::start(&pool);
+    let build = create(&pool).await;
+    let attempt = running(&pool, build).await;
+    replica.seal(attempt, StepName::Source, 0).await;
+    replica.push(attempt, 5).await;
+    runner.vanish_all();
+    runner.set_shipping(Shipping::Absent);
+    replica.push(attempt, 10).await;
+    replica.seal(attempt, StepName::Build, 10).await;
+    wait_for_state(&pool, build, StateName::Succeeded).await;
+    assert_eq!(log(&pool, build).await, (printed_twice(), vec![]));
+    assert_idle(&pool, &runner).await;
+    worker.drain().await;
+    replica.stop().await;
+}
+
+/// What two attempts printed: ten lines, and five.
+fn printed_twice() -> String {
+    printed(10) + &printed(5)
 }

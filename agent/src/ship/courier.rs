@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use kiln_agent::wire::push::{LOG_OFFSET, OffsetProblem, PushAnswer, Seal, SpoolStep, push_url, seal_url};
+use kiln_agent::wire::push::{
+    LOG_OFFSET, OffsetProblem, PRINTED, Printed, PushAnswer, Seal, SpoolStep, push_url, seal_url,
+};
 use ureq::{
     Agent, Error,
     http::{Response, header},
@@ -58,8 +60,9 @@ impl Courier {
     }
 
     /// Sends frames from an offset on, or a sign of life.
-    pub(super) fn push(&self, step: SpoolStep, offset: u64, frames: &[u8]) -> Answer {
+    pub(super) fn push(&self, step: SpoolStep, offset: u64, frames: &[u8], printed: Printed) -> Answer {
         let url = push_url(&self.base, step, offset);
+        let printed = printed.to_string();
         let compressed = (frames.len() >= MIN_COMPRESSED)
             .then(|| zstd::bulk::compress(frames, LEVEL).ok())
             .flatten();
@@ -67,10 +70,10 @@ impl Courier {
             Some(compressed) => self.post(
                 &url,
                 "application/octet-stream",
-                &[("content-encoding", "zstd")],
+                &[(PRINTED, &printed), (header::CONTENT_ENCODING.as_str(), "zstd")],
                 &compressed,
             ),
-            None => self.post(&url, "application/octet-stream", &[], frames),
+            None => self.post(&url, "application/octet-stream", &[(PRINTED, &printed)], frames),
         }
     }
 

@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use kiln_agent::wire::push::{Seal, SpoolStep, crc32};
+use kiln_agent::wire::{
+    frame::MAX_TEXT,
+    push::{Printed, Seal, SpoolStep, crc32},
+};
 use memchr::memrchr;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +17,8 @@ use crate::spool::{Folder, Segment, writer::last_frame};
 
 /// Name of [`Taken`] in the step's folder.
 const TAKEN: &str = "taken.json";
+/// More than a frame takes, and the beginning of one behind it.
+const LAST_FRAME: u64 = 2 * (MAX_TEXT as u64 + 256);
 
 /// What is known of the segments that are deleted, for a seal that has to be made without their writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +147,33 @@ impl Parcel {
             return Ok(frames);
         }
         Ok(Vec::new())
+    }
+
+    /// How much the step has printed.
+    pub(super) fn printed(&self) -> io::Result<Printed> {
+        if let Some(seal) = self.folder.seal()? {
+            return Ok(Printed {
+                lines: seal.lines,
+                all: seal.complete,
+            });
+        }
+        for segment in self.segments()?.iter().rev() {
+            let mut file = File::open(self.folder.segment(segment.start))?;
+            file.seek(SeekFrom::Start(segment.length.saturating_sub(LAST_FRAME)))?;
+            let mut frames = Vec::new();
+            file.take(LAST_FRAME).read_to_end(&mut frames)?;
+            frames.truncate(memrchr(b'\n', &frames).map_or(0, |end| end + 1));
+            if let Some(frame) = last_frame(&frames) {
+                return Ok(Printed {
+                    lines: frame.number,
+                    all: false,
+                });
+            }
+        }
+        Ok(Printed {
+            lines: self.taken.lines,
+            all: false,
+        })
     }
 
     /// The service has everything below `offset`, and the next frames go from there. Says whether they can.

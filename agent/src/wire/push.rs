@@ -6,7 +6,8 @@
 //!
 //! Below `/internal/v1/attempts/{attempt}/log`, with the attempt's own bearer token:
 //! - `POST ?step=…&offset=N`: frames, at most [`MAX_PUSH`] bytes of them, plain or with `Content-Encoding: zstd`; none
-//!   at all for a heartbeat. Answered with [`PushAnswer`].
+//!   at all for a heartbeat. Answered with [`PushAnswer`]. The header [`PRINTED`] ([`Printed`]) says how much there is to
+//!   push, so that the service knows what it lacks when no more comes.
 //! - `POST /seal?step=…`: a [`Seal`] as JSON. Answered with [`PushAnswer`].
 //!
 //! Either is answered by 409 with the problem [`LOG_OFFSET`] ([`OffsetProblem`]) where the service lacks bytes before the
@@ -18,6 +19,9 @@ use serde::{Deserialize, Serialize};
 
 /// Most bytes of frames in one push, before compression.
 pub const MAX_PUSH: usize = 1 << 20;
+
+/// Header of a push: [`Printed`].
+pub const PRINTED: &str = "kiln-log-printed";
 
 /// Code of the problem that tells the agent from where to go on.
 pub const LOG_OFFSET: &str = "log_offset";
@@ -72,6 +76,57 @@ pub fn push_url(base: &str, step: SpoolStep, offset: u64) -> String {
 /// Where a step's log is sealed. `base` ends in `/log`.
 pub fn seal_url(base: &str, step: SpoolStep) -> String {
     format!("{}/seal?step={step}", base.trim_end_matches('/'))
+}
+
+/// How much a step has printed by the time of a push, as far as its spool shows: `17`, or `17 all`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Printed {
+    /// Number of the last frame.
+    pub lines: u64,
+    /// Whether the step's agent has said that this is all.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub all: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+impl Printed {
+    /// What is known after another word on the same step, whichever came first.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self.all, other.all) {
+            (true, false) => self,
+            (false, true) => other,
+            _ => Self {
+                lines: self.lines.max(other.lines),
+                ..self
+            },
+        }
+    }
+}
+
+impl fmt::Display for Printed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.lines, if self.all { " all" } else { "" })
+    }
+}
+
+/// It isn't a number of lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a number of lines, such as `17` or `17 all`")]
+pub struct InvalidPrinted;
+
+impl FromStr for Printed {
+    type Err = InvalidPrinted;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPrinted> {
+        let (lines, all) = text.strip_suffix(" all").map_or((text, false), |lines| (lines, true));
+        let lines = lines.parse().map_err(|_| InvalidPrinted)?;
+        Ok(Self { lines, all })
+    }
 }
 
 /// What the service says to a push and to a seal.
@@ -158,6 +213,14 @@ mod tests {
         let problem = r#"{"code": "log_offset", "title": "x", "status": 409, "offset": 9}"#;
         let problem: OffsetProblem = serde_json::from_str(problem).unwrap();
         assert_eq!((problem.code.as_str(), problem.offset), (LOG_OFFSET, 9));
+        for (text, lines, all) in [("17", 17, false), ("0 all", 0, true)] {
+            let printed = Printed { lines, all };
+            assert_eq!(printed.to_string(), text);
+            assert_eq!(text.parse(), Ok(printed));
+        }
+        for text in ["", "all", "-1", "17 some", "17 all all"] {
+            assert_eq!(text.parse::<Printed>(), Err(InvalidPrinted), "{text}");
+        }
         let seal: Seal = serde_json::from_str(r#"{"lines": 1, "bytes": 2, "crc32": 3}"#).unwrap();
         assert!(seal.complete);
     }

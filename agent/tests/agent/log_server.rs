@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use kiln_agent::wire::push::{MAX_PUSH, Seal};
+use kiln_agent::wire::push::{MAX_PUSH, PRINTED, Printed, Seal};
 
 pub(crate) const TOKEN: &str = "t0ken";
 
@@ -40,6 +40,8 @@ pub(crate) struct State {
     /// What is held of each step's log.
     pub(crate) logs: BTreeMap<String, Vec<u8>>,
     pub(crate) seals: BTreeMap<String, Seal>,
+    /// How much of each step was printed, by its last push.
+    pub(crate) printed: BTreeMap<String, Printed>,
     /// Whether builds are to end.
     pub(crate) cancel: bool,
     /// What happens to the next requests; later ones go well.
@@ -129,6 +131,9 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>) {
 fn take(request: &Request, state: &Mutex<State>, only_some: bool) -> (u16, String) {
     let mut state = state.lock().unwrap();
     let cancel = state.cancel;
+    if let Some(printed) = request.printed {
+        state.printed.insert(request.step.clone(), printed);
+    }
     let held = state.logs.entry(request.step.clone()).or_default();
     let behind = |held: usize| (409, format!(r#"{{"code":"log_offset","offset":{held}}}"#));
     let Some(offset) = request.offset else {
@@ -166,6 +171,7 @@ struct Request {
     step: String,
     /// None for a seal.
     offset: Option<usize>,
+    printed: Option<Printed>,
     body: Vec<u8>,
 }
 
@@ -205,6 +211,7 @@ impl Request {
         Some(Self {
             step: values["step"].to_owned(),
             offset,
+            printed: headers.get(PRINTED).map(|printed| printed.parse().unwrap()),
             body,
         })
     }

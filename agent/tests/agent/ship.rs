@@ -8,7 +8,7 @@ use std::{
 
 use kiln_agent::wire::{
     frame::{Frame, Stream},
-    push::{Seal, crc32},
+    push::{Printed, Seal, crc32},
     report::Exit,
 };
 use nix::{
@@ -226,6 +226,32 @@ fn who_is_not_wanted_any_more_waits_for_the_end_in_silence() {
     signal(&shipper, Signal::SIGTERM);
     assert!(shipper.wait().unwrap().success());
     assert_eq!(server.state().requests, 1);
+}
+
+#[test]
+fn pushes_say_how_much_there_is() {
+    let bench = Bench::new();
+    let server = LogServer::start();
+    let mut step = run(&bench, "seq 1 10000; until test -e go; do sleep 0.01; done");
+    eventually("the lines", || {
+        let printed = fs::read(bench.path("stdout")).unwrap();
+        printed.ends_with(b" 10000\n").then_some(())
+    });
+    // One push, of which little is taken, and nothing after it.
+    server.state().turns.push_back(Turn::Some);
+    server.state().otherwise = Some(Turn::CutBefore);
+    let shipper = ship(&bench, &server, &[]);
+    let printed = |server: &LogServer| server.state().printed.get("build").copied();
+    let told = |lines, all| Some(Printed { lines, all });
+    eventually("a push", || printed(&server));
+    assert_eq!(printed(&server), told(10_000, false));
+    assert_eq!(parse(&server.log("build")).len(), 1);
+    fs::write(bench.path("go"), "").unwrap();
+    assert!(step.wait().unwrap().success());
+    server.state().otherwise = None;
+    ended(&bench, shipper);
+    assert_eq!(printed(&server), told(10_000, true));
+    arrived(&bench, &server);
 }
 
 #[test]

@@ -104,22 +104,25 @@ impl<R: Runner> LogPump<'_, R> {
                 let gone = matches!(*observation, Observation::Gone { .. });
                 (is_over(&observation) || end_of(&observation, step).is_some(), gone)
             };
-            let sends = if gone { Shipping::Over } else { self.shipping() };
+            let sends = self.shipping();
             let now = Instant::now();
             let ended = over.then(|| *ended.get_or_insert(now));
-            if let Err(error) = self.log.refresh().await {
-                tracing::debug!(error = %error, "where the log stands can't be read");
-            } else if let Some(sealed) = self.log.cursor().step(step).sealed {
-                return Pushed::Sealed(sealed);
-            } else if sends == Shipping::Over {
-                return Pushed::Over;
-            }
+            let asked = self.log.refresh().await;
             let held = self.log.cursor().step(step);
             if held != progress.0 {
                 progress = (held, now);
             }
             let pushes = self.log.cursor().is_pushed();
             let quiet = now - ended.map_or(progress.1, |ended| ended.max(progress.1));
+            // Containers may outlive their pod for a moment, and the one that pushes goes last.
+            let lingers = gone && pushes && quiet < patience;
+            if let Err(error) = asked {
+                tracing::debug!(error = %error, "where the log stands can't be read");
+            } else if let Some(sealed) = held.sealed {
+                return Pushed::Sealed(sealed);
+            } else if !lingers && (gone || sends == Shipping::Over) {
+                return Pushed::Over;
+            }
             if pushes {
                 if ended.is_some_and(|ended| now - ended >= limit) {
                     return Pushed::Over;

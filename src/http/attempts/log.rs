@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use kiln_agent::wire::push::{MAX_PUSH, PushAnswer, SpoolStep};
+use kiln_agent::wire::push::{MAX_PUSH, PRINTED, Printed, PushAnswer, SpoolStep};
 
 use super::{LoggingAttempt, pushes::Pushes};
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
         query::{Parameters, Query},
         state::App,
     },
-    journal::push::{Acknowledged, PushError},
+    journal::push::{Acknowledged, Piece, PushError},
 };
 
 /// Bytes that compression may add to what can't be compressed.
@@ -99,11 +99,17 @@ pub(in crate::http) async fn push(
     let pushes = &app.pushes;
     let counted = async {
         let packed = Encoding::of(request.headers())?;
+        let printed = printed(request.headers());
         let _memory = pushes.admit(request.body().size_hint().exact()).await?;
         let body = read(request.into_body()).await?;
         let bytes = unpack(packed, body)?;
-        let told = pushes.logs().push(attempt, step, offset, &bytes).await;
-        let told = told.map_err(refused)?;
+        let piece = Piece {
+            step,
+            offset,
+            bytes: &bytes,
+            printed,
+        };
+        let told = pushes.logs().push(attempt, piece).await.map_err(refused)?;
         pushes.metrics().took(bytes.len(), told.newest_ms, app.clock.now());
         Ok(told)
     };
@@ -128,6 +134,11 @@ fn refused(error: PushError) -> ApiError {
         PushError::Failed => ApiError::Journal,
         PushError::Store(error) => ApiError::Store(error),
     }
+}
+
+/// How much the step has printed. Only the counting of what may get lost depends on it, so nothing is refused for it.
+fn printed(headers: &HeaderMap) -> Option<Printed> {
+    headers.get(PRINTED)?.to_str().ok()?.parse().ok()
 }
 
 /// How a body is encoded.

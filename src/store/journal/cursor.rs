@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use kiln_agent::wire::push::Printed;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
@@ -78,6 +79,9 @@ pub struct StepCursor {
     /// CRC-32 (IEEE) of those bytes.
     #[serde(default, skip_serializing_if = "no_bytes")]
     pub crc32: u32,
+    /// How much its agent has printed, where that is more than what is held, or certain to be all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub printed: Option<Printed>,
     /// What brought the last of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<LogVia>,
@@ -87,6 +91,19 @@ pub struct StepCursor {
     /// Lines that were not kept since a limit of the build or its project was reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u64>,
+}
+
+impl StepCursor {
+    /// The cursor with what is known of how much was printed.
+    #[must_use]
+    pub fn and_printed(mut self, printed: Option<Printed>) -> Self {
+        let known = match (self.printed, printed) {
+            (Some(known), Some(news)) => Some(known.and(news)),
+            (known, news) => known.or(news),
+        };
+        self.printed = known.filter(|known| known.all || known.lines > self.line);
+        self
+    }
 }
 
 /// The end of a step's spool.

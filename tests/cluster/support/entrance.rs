@@ -9,10 +9,11 @@ use std::{
 };
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{self, AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
+    time::{Duration, Instant},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,7 +24,17 @@ pub(in crate::cluster) struct Entrance {
     address: SocketAddr,
     servers: Servers,
     open: watch::Sender<bool>,
+    pace: watch::Sender<Pace>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// How quickly what callers send is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    AtOnce,
+    /// At most so many bytes a second on each connection.
+    Slow(usize),
+    Halted,
 }
 
 type Servers = Arc<Mutex<Vec<String>>>;
@@ -36,11 +47,13 @@ impl Entrance {
         let address = listener.local_addr().expect("an address");
         let servers = Servers::default();
         let (open, is_open) = watch::channel(true);
-        let task = tokio::spawn(pass_on(listener, Arc::clone(&servers), is_open));
+        let (pace, its_pace) = watch::channel(Pace::AtOnce);
+        let task = tokio::spawn(pass_on(listener, Arc::clone(&servers), is_open, its_pace));
         Self {
             address,
             servers,
             open,
+            pace,
             _task: AbortOnDropHandle::new(task),
         }
     }
@@ -68,18 +81,29 @@ impl Entrance {
         self.open.send_replace(false);
     }
 
+    /// Passes on at most so many bytes a second of what each caller sends.
+    pub(in crate::cluster) fn slow_down(&self, bytes_a_second: usize) {
+        self.pace.send_replace(Pace::Slow(bytes_a_second));
+    }
+
+    /// Passes on nothing more of what callers send; connections stay.
+    pub(in crate::cluster) fn halt(&self) {
+        self.pace.send_replace(Pace::Halted);
+    }
+
     /// Takes connections again.
     pub(in crate::cluster) fn reopen(&self) {
         self.open.send_replace(true);
     }
 }
 
-async fn pass_on(listener: TcpListener, servers: Servers, open: watch::Receiver<bool>) {
+async fn pass_on(listener: TcpListener, servers: Servers, open: watch::Receiver<bool>, pace: watch::Receiver<Pace>) {
     let turn = Arc::new(AtomicUsize::new(0));
     let mut connections = JoinSet::new();
     while let Ok((mut caller, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         let (servers, turn, mut open) = (Arc::clone(&servers), Arc::clone(&turn), open.clone());
+        let pace = pace.clone();
         connections.spawn(async move {
             let passing = async {
                 let all = servers.lock().expect("no panic meanwhile").clone();
@@ -87,7 +111,7 @@ async fn pass_on(listener: TcpListener, servers: Servers, open: watch::Receiver<
                 for offset in 0..all.len() {
                     if let Ok(mut server) = TcpStream::connect(&all[(first + offset) % all.len()]).await {
                         // Whichever side breaks off, the other sees it.
-                        let _ = copy_bidirectional(&mut caller, &mut server).await;
+                        let _ = connect(&mut caller, &mut server, pace).await;
                         return;
                     }
                 }
@@ -97,5 +121,50 @@ async fn pass_on(listener: TcpListener, servers: Servers, open: watch::Receiver<
                 _ = open.wait_for(|open| !open) => {}
             }
         });
+    }
+}
+
+async fn connect(caller: &mut TcpStream, server: &mut TcpStream, mut pace: watch::Receiver<Pace>) -> io::Result<()> {
+    let ((mut from_caller, mut to_caller), (mut from_server, mut to_server)) = (caller.split(), server.split());
+    let there = async {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let read = from_caller.read(&mut buffer).await?;
+            if read == 0 {
+                return to_server.shutdown().await;
+            }
+            hold_back(read, &mut pace).await;
+            to_server.write_all(&buffer[..read]).await?;
+        }
+    };
+    let back = async {
+        io::copy(&mut from_server, &mut to_caller).await?;
+        to_caller.shutdown().await
+    };
+    tokio::try_join!(there, back).map(drop)
+}
+
+/// Waits as long as so many bytes take.
+async fn hold_back(bytes: usize, pace: &mut watch::Receiver<Pace>) {
+    let begun = Instant::now();
+    loop {
+        let now = *pace.borrow_and_update();
+        let due = match now {
+            Pace::AtOnce => return,
+            Pace::Slow(rate) => Some(begun + Duration::from_secs_f64(bytes as f64 / rate as f64)),
+            Pace::Halted => None,
+        };
+        let passed = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = passed => return,
+            changed = pace.changed() => if changed.is_err() {
+                return;
+            },
+        }
     }
 }
