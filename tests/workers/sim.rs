@@ -59,6 +59,8 @@ struct Inner {
     /// How many further launches nobody hears the outcome of.
     unclear: u32,
     shipping: Shipping,
+    /// What was seen last of attempts that somebody else deleted. Whoever follows one hears no more, but isn't cut off.
+    gone: Vec<watch::Sender<Observation>>,
     /// Lines that the cluster's own log of a build step lacks.
     rotated: RangeInclusive<u64>,
     /// No attempt that is there now has a log that can be read.
@@ -118,6 +120,7 @@ impl SimRunner {
                 avoided: Vec::new(),
                 unclear: 0,
                 shipping: Shipping::Absent,
+                gone: Vec::new(),
                 rotated: 0..=0,
                 unreadable: BTreeSet::new(),
                 reads: 0,
@@ -211,9 +214,11 @@ impl SimRunner {
 
     /// Somebody else deletes every pod.
     pub(super) fn vanish_all(&self) {
-        for (_, attempt) in std::mem::take(&mut self.lock().attempts) {
+        let mut inner = self.lock();
+        for (_, attempt) in std::mem::take(&mut inner.attempts) {
             let steps = attempt.observation.borrow().steps().to_vec();
             attempt.observation.send_replace(Observation::Gone { steps });
+            inner.gone.push(attempt.observation);
         }
     }
 }

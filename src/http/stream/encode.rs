@@ -2,27 +2,32 @@
 
 use std::fmt::Write as _;
 
-use crate::domain::event::{Event, Gap};
+use crate::domain::event::{Event, Gap, LogStream, StepName};
 
-/// Writes the output as it was printed. A gap is a line of its own.
+/// Writes the output as it was printed. A gap is a line of its own, and so is what another stream printed between the
+/// pieces of a long line.
 #[derive(Debug, Default)]
 pub(super) struct Text {
-    within_line: bool,
+    /// Whose line is unfinished.
+    within_line: Option<(StepName, LogStream)>,
 }
 
 impl Text {
     pub(super) fn write(&mut self, out: &mut Vec<u8>, event: &Event) {
         match event {
             Event::Log(log) => {
+                let source = (log.step, log.stream);
+                if self.within_line.is_some_and(|unfinished| unfinished != source) {
+                    out.push(b'\n');
+                }
                 out.extend_from_slice(log.text.as_bytes());
-                self.within_line = !log.text.ends_with('\n');
+                self.within_line = (!log.text.ends_with('\n')).then_some(source);
             }
             Event::Gap(gap) => {
-                if self.within_line {
+                if self.within_line.take().is_some() {
                     out.push(b'\n');
                 }
                 out.extend_from_slice(notice(gap).as_bytes());
-                self.within_line = false;
             }
             Event::Status(_) | Event::Step(_) | Event::End(_) => {}
         }
@@ -46,7 +51,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::domain::event::{Log, LogStream, StepName};
+    use crate::domain::event::Log;
 
     fn log(text: &str) -> Event {
         Event::Log(Log {
@@ -66,6 +71,25 @@ mod tests {
             reason: "the node\nwent away".to_owned(),
             at: DateTime::UNIX_EPOCH,
         })
+    }
+
+    #[test]
+    fn streams_do_not_share_a_line() {
+        let other = |text: &str| {
+            let Event::Log(entry) = log(text) else {
+                unreachable!("a log entry")
+            };
+            Event::Log(Log {
+                stream: LogStream::Stderr,
+                ..entry
+            })
+        };
+        let mut out = Vec::new();
+        let mut text = Text::default();
+        for event in [log("wi"), log("de "), other("said\n"), log("rest\n"), other("more\n")] {
+            text.write(&mut out, &event);
+        }
+        assert_eq!(String::from_utf8(out).expect("UTF-8"), "wide \nsaid\nrest\nmore\n");
     }
 
     #[test]

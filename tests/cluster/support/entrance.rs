@@ -33,7 +33,7 @@ pub(in crate::cluster) struct Entrance {
 enum Pace {
     AtOnce,
     /// At most so many bytes a second on each connection.
-    Slow(usize),
+    Slow(u32),
     Halted,
 }
 
@@ -82,7 +82,7 @@ impl Entrance {
     }
 
     /// Passes on at most so many bytes a second of what each caller sends.
-    pub(in crate::cluster) fn slow_down(&self, bytes_a_second: usize) {
+    pub(in crate::cluster) fn slow_down(&self, bytes_a_second: u32) {
         self.pace.send_replace(Pace::Slow(bytes_a_second));
     }
 
@@ -127,13 +127,13 @@ async fn pass_on(listener: TcpListener, servers: Servers, open: watch::Receiver<
 async fn connect(caller: &mut TcpStream, server: &mut TcpStream, mut pace: watch::Receiver<Pace>) -> io::Result<()> {
     let ((mut from_caller, mut to_caller), (mut from_server, mut to_server)) = (caller.split(), server.split());
     let there = async {
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = vec![0; 16 * 1024];
         loop {
             let read = from_caller.read(&mut buffer).await?;
             if read == 0 {
                 return to_server.shutdown().await;
             }
-            hold_back(read, &mut pace).await;
+            hold_back(u32::try_from(read).expect("fits"), &mut pace).await;
             to_server.write_all(&buffer[..read]).await?;
         }
     };
@@ -145,13 +145,13 @@ async fn connect(caller: &mut TcpStream, server: &mut TcpStream, mut pace: watch
 }
 
 /// Waits as long as so many bytes take.
-async fn hold_back(bytes: usize, pace: &mut watch::Receiver<Pace>) {
+async fn hold_back(bytes: u32, pace: &mut watch::Receiver<Pace>) {
     let begun = Instant::now();
     loop {
         let now = *pace.borrow_and_update();
         let due = match now {
             Pace::AtOnce => return,
-            Pace::Slow(rate) => Some(begun + Duration::from_secs_f64(bytes as f64 / rate as f64)),
+            Pace::Slow(rate) => Some(begun + Duration::from_secs(1) * bytes / rate),
             Pace::Halted => None,
         };
         let passed = async {

@@ -207,6 +207,18 @@ impl Installation {
         self.folder.path()
     }
 
+    /// How far the build step of a build's first attempt is in the journal, as it is stored.
+    pub(in crate::cluster) async fn log_cursor(&self, build: &str) -> serde_json::Value {
+        let mut connection = PgConnection::connect(self.database.as_str()).await.expect("connects");
+        let cursor: Option<serde_json::Value> =
+            sqlx::query_scalar("SELECT log_cursor->'build' FROM attempts WHERE build_id = $1 AND number = 1")
+                .bind(build.parse::<Uuid>().expect("an id"))
+                .fetch_one(&mut connection)
+                .await
+                .expect("reads");
+        cursor.unwrap_or_default()
+    }
+
     fn replicas(&self) -> Vec<Arc<Replica>> {
         self.replicas.lock().expect("no panic meanwhile").clone()
     }
