@@ -97,8 +97,9 @@ pub(crate) async fn statements(
                 .into_iter()
                 .skip(first + 1)
                 .take(second - first)
-                // Hints between replicas go out a few times a second, however many requests there are.
-                .filter(|statement| !statement.text.contains("pg_notify"))
+                // Hints between replicas go out a few times a second, however many requests there are, and a connection
+                // is set up once.
+                .filter(|statement| !statement.text.contains("pg_notify") && !statement.text.starts_with("SET "))
                 .collect();
             return Ok(Captured {
                 statements,

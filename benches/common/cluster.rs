@@ -101,15 +101,18 @@ impl Cluster {
 
     /// Removes pods without mercy and waits until they are gone.
     pub(crate) async fn remove(&self, selector: &str) -> anyhow::Result<()> {
-        let matching = ListParams::default().labels(selector);
-        let request = self
-            .pods
-            .delete_collection(&DeleteParams::default().grace_period(0), &matching)?;
-        self.admin.request_text(request).await?;
-        for _ in 0..600 {
-            let list: Value = self.admin.request(self.pods.list(&matching.clone().limit(1))?).await?;
+        // Not all at once: thousands take the API server longer than a request may.
+        let some = ListParams::default().labels(selector).limit(500);
+        for _ in 0..1200 {
+            let list: Value = self.admin.request(self.pods.list(&some.clone().limit(1))?).await?;
             if list["items"].as_array().is_some_and(Vec::is_empty) {
                 return Ok(());
+            }
+            let request = self
+                .pods
+                .delete_collection(&DeleteParams::default().grace_period(0), &some)?;
+            if let Err(error) = self.admin.request_text(request).await {
+                eprintln!("removing pods of {selector}, once more: {error}");
             }
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
