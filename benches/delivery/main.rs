@@ -165,8 +165,7 @@ async fn followed(count: usize, printing: &Printing) -> anyhow::Result<(Vec<f64>
         waits.extend(outcome.context("lines are missing")???);
     }
     let memory = resident(server.id())?;
-    Pod::end(pods)?;
-    drop(server);
+    drop((pods, server));
     worker.pool.close().await;
     database.drop_it().await?;
     Ok((waits, memory))

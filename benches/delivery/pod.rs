@@ -9,15 +9,12 @@ use std::{
 use anyhow::Context as _;
 use kiln::domain::id::AttemptId;
 use kiln_agent::wire::plan::{self, Plan, RunPlan, SourceKind, SourcePlan};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use tempfile::TempDir;
 
 use crate::printer::{PRINTING, Printing};
 
-/// Both agents; dropping it kills them.
+/// Both agents. Dropping it kills them: told to stop, each would look through all processes of the machine for its own,
+/// which in a pod are few.
 pub(crate) struct Pod {
     ship: Child,
     run: Child,
@@ -65,19 +62,6 @@ impl Pod {
             run,
             _folder: folder,
         })
-    }
-}
-
-impl Pod {
-    /// Ends pods together: each ends what it runs, and looks for that among all processes of the machine.
-    pub(crate) fn end(mut pods: Vec<Self>) -> anyhow::Result<()> {
-        for pod in &pods {
-            kill(Pid::from_raw(i32::try_from(pod.run.id())?), Signal::SIGTERM)?;
-        }
-        for pod in &mut pods {
-            pod.run.wait()?;
-        }
-        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     env,
     io::Write as _,
+    os::unix::process::parent_id,
     process::Stdio,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -38,7 +39,7 @@ pub(crate) fn now_us() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Prints the time, line by line, and waits to be killed.
+/// Prints the time, line by line.
 pub(crate) fn print(printing: &Printing) -> anyhow::Result<()> {
     let mut output = std::io::stdout();
     let left = u64::try_from(printing.begin_us - now_us()).unwrap_or(0);
@@ -50,8 +51,11 @@ pub(crate) fn print(printing: &Printing) -> anyhow::Result<()> {
         output.flush()?;
         std::thread::sleep(printing.interval);
     }
-    // Its end is not what is measured; whoever started it ends it.
-    std::thread::sleep(Duration::from_mins(10));
+    // Its end is not what is measured, and so it comes later: with the end of whoever started it.
+    let parent = parent_id();
+    while parent_id() == parent {
+        std::thread::sleep(Duration::from_secs(1));
+    }
     Ok(())
 }
 
