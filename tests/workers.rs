@@ -8,6 +8,7 @@ mod workers {
     mod intake;
     mod journal;
     mod merge;
+    mod model;
     mod pool;
     mod pushes;
     mod queue;
