@@ -225,10 +225,13 @@ fn body(
     set("timeout_seconds", json!(flags.timeout.map(|timeout| timeout.as_secs())));
     set("priority", json!(flags.priority));
     let group = [("key", &flags.group), ("supersede", &flags.supersede)];
-    let group: Map<String, Value> = group
+    let mut group: Map<String, Value> = group
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?))))
         .collect();
+    if flags.serialize {
+        group.insert("serialize".to_owned(), json!(true));
+    }
     set("group", Value::Object(group));
     if flags.coalesce {
         set("coalesce", json!(true));

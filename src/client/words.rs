@@ -14,7 +14,7 @@ enum Of {
 }
 
 /// The beginnings of pointers, and what sets what is there.
-const FLAGS: [(&str, &str, Of); 33] = [
+const FLAGS: [(&str, &str, Of); 34] = [
     ("/images", "-t, --tag", Of::Value),
     ("/push", "--no-push", Of::Nothing),
     ("/build_args", "--build-arg", Of::Key),
@@ -30,6 +30,7 @@ const FLAGS: [(&str, &str, Of); 33] = [
     ("/priority", "--priority", Of::Value),
     ("/annotations", "--annotation", Of::Key),
     ("/group/supersede", "--supersede", Of::Value),
+    ("/group/serialize", "--serialize", Of::Nothing),
     ("/group", "--group", Of::Value),
     ("/coalesce", "--coalesce", Of::Nothing),
     ("/project", "--project", Of::Value),

@@ -175,6 +175,7 @@ pub async fn claim(
     claimed
 }
 
+#[expect(clippy::too_many_lines, reason = "one statement")]
 async fn claim_in(
     transaction: &mut PgConnection,
     owner: ReplicaId,
@@ -225,6 +226,7 @@ async fn claim_in(
             CROSS JOIN LATERAL (
                 SELECT rank, id FROM builds
                 WHERE project = p.name AND state = 'queued' AND available_at <= statement_timestamp()
+                  AND (NOT serialize OR group_blocker(builds) IS NULL)
                 ORDER BY rank, id LIMIT 1
             ) AS head
             WHERE free.n > 0
@@ -235,6 +237,7 @@ async fn claim_in(
             FROM share CROSS JOIN LATERAL (
                 SELECT id, rank, row_number() OVER (ORDER BY rank, id) AS place FROM builds
                 WHERE project = share.name AND state = 'queued' AND available_at <= statement_timestamp()
+                  AND (NOT serialize OR group_blocker(builds) IS NULL)
                 ORDER BY rank, id LIMIT share.room
             ) AS queued
             ORDER BY turn, rank, id

@@ -28,13 +28,16 @@ pub struct Queue {
     pub ready_workers: i64,
     /// Why one of the others can't.
     pub not_ready: Option<String>,
+    /// The build of its group that it waits for.
+    pub group_blocker: Option<BuildId>,
 }
 
 /// Looks at the queue before a build.
 pub async fn queue(pool: &PgPool, build: &Build) -> Result<Queue, Error> {
     let row = sqlx::query!(
         r#"SELECT before.project AS "project!", before.every AS "every!", live.n AS "live!", workers.n AS "workers!",
-                  workers.ready AS "ready!", workers.reason
+                  workers.ready AS "ready!", workers.reason,
+                  (SELECT group_blocker(b) FROM builds b WHERE b.id = $2) AS group_blocker
            FROM (
                SELECT count(*) FILTER (WHERE project = $1) AS project, count(*) AS every FROM builds
                WHERE state = 'queued' AND available_at <= now()
@@ -57,6 +60,7 @@ pub async fn queue(pool: &PgPool, build: &Build) -> Result<Queue, Error> {
         workers: row.workers,
         ready_workers: row.ready,
         not_ready: row.reason,
+        group_blocker: row.group_blocker.map(BuildId),
     })
 }
 

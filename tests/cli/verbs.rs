@@ -56,6 +56,7 @@ async fn every_flag_arrives_in_the_request(pool: PgPool) {
         "app/main",
         "--supersede",
         "running",
+        "--serialize",
         "--annotation",
         "job=7",
         "--submodules",
@@ -91,7 +92,10 @@ async fn every_flag_arrives_in_the_request(pool: PgPool) {
         (&json!(1800), &json!(-3))
     );
     assert_eq!(spec["annotations"], json!({"job": "7"}));
-    assert_eq!(spec["group"], json!({"key": "app/main", "supersede": "running"}));
+    assert_eq!(
+        spec["group"],
+        json!({"key": "app/main", "supersede": "running", "serialize": true})
+    );
     app.stop().await;
 }
 

@@ -13,6 +13,7 @@ use kiln::{
         event::Event,
         failure::{Failure, FailureCode},
         id::{AttemptId, BuildId, ReplicaId},
+        queue::ProjectLimits,
         state::{BuildState, RetryPolicy, StateName},
     },
     store::{
@@ -38,7 +39,11 @@ const POLICY: RetryPolicy = RetryPolicy {
     backoff: TimeDelta::zero(),
     more_memory: false,
 };
-const LIMITS: ClaimLimits = ClaimLimits { batch: 2, live: 5 };
+const LIMITS: ClaimLimits = ClaimLimits {
+    batch: 2,
+    live: 5,
+    project: ProjectLimits::NONE,
+};
 
 /// What can happen. Numbers pick a worker, or one of what there is.
 #[derive(Clone, Debug)]

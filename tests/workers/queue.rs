@@ -275,3 +275,58 @@ async fn one_key_makes_one_build_whoever_asks_at_once(pool: PgPool) {
         .expect("lists");
     assert_eq!(all.len(), 1);
 }
+
+#[sqlx::test]
+async fn serialized_builds_of_a_group_run_one_after_the_other(pool: PgPool) {
+    let mut builds = Vec::new();
+    for (priority, serialize) in [(0, true), (5, true), (0, true), (0, false)] {
+        let mut new = new_build(priority);
+        let group = serde_json::json!({"key": "k", "supersede": "no", "serialize": serialize});
+        new.spec.group = Some(serde_json::from_value(group).expect("a group"));
+        builds.push(new.id);
+        store::builds::create(&pool, new, None).await.expect("stores");
+    }
+    let owners = [worker(&pool).await, worker(&pool).await, worker(&pool).await];
+    let claim_at_once = async || {
+        let mut claims = tokio::task::JoinSet::new();
+        for owner in owners.into_iter().cycle().take(9) {
+            let pool = pool.clone();
+            claims.spawn(async move { claim_all(&pool, owner).await });
+        }
+        claims.join_all().await.into_iter().flatten().collect::<Vec<_>>()
+    };
+    let finish = async |claimed: &Claimed| {
+        let now = Utc::now();
+        let failed = BuildState::Failed {
+            started_at: None,
+            finished_at: now,
+            failure: Failure::new(FailureCode::BuildFailed, "x"),
+        };
+        let facts = AttemptFacts::default();
+        transitions::apply(&pool, &claimed.lease, StateName::Starting, &failed, &facts, now)
+            .await
+            .expect("writes");
+    };
+    let ids = |live: &[Claimed]| {
+        let mut ids: Vec<_> = live.iter().map(|claimed| claimed.lease.attempt.build).collect();
+        ids.sort_unstable();
+        ids
+    };
+    // The one that waits for nobody, and the first of the others.
+    let live = claim_at_once().await;
+    assert_eq!(ids(&live), [builds[0], builds[3]]);
+    assert_eq!(ids(&claim_at_once().await), []);
+    let (serialized, other): (Vec<_>, Vec<_>) = live
+        .iter()
+        .partition(|claimed| claimed.lease.attempt.build == builds[0]);
+    // Those that are serialized wait for what isn't, too.
+    finish(serialized[0]).await;
+    assert_eq!(ids(&claim_at_once().await), []);
+    finish(other[0]).await;
+    for expected in &builds[1..3] {
+        let live = claim_at_once().await;
+        assert_eq!(ids(&live), [*expected]);
+        assert_eq!(ids(&claim_at_once().await), []);
+        finish(&live[0]).await;
+    }
+}

@@ -89,6 +89,9 @@ pub struct Build {
     /// Cancel older builds of the group: those that are queued, or also those that run
     #[arg(long, value_name = "WHICH", requires = "group", value_parser = Supersede::ALL.map(|(name, _)| name))]
     pub supersede: Option<String>,
+    /// Wait until no other build of the group runs
+    #[arg(long, requires = "group")]
+    pub serialize: bool,
     /// Share a build that is in flight for the same request
     #[arg(long)]
     pub coalesce: bool,

@@ -35,6 +35,9 @@ pub struct Group {
     pub key: GroupKey,
     /// Which older builds of the group are cancelled for this one.
     pub supersede: Supersede,
+    /// Whether it waits until no other build of the group is live.
+    #[serde(default)]
+    pub serialize: bool,
 }
 
 /// Which older builds of its group a new one takes the place of.
@@ -63,10 +66,12 @@ pub(super) fn read(field: &Field<'_>) -> Result<Option<Group>, Reported> {
     let group = field.object()?;
     let key = group.field("key").required();
     let supersede = group.field("supersede").one_of(&Supersede::ALL);
+    let serialize = group.field("serialize").boolean();
     group.finish();
     Ok(Some(Group {
         key: key?,
         supersede: supersede?.unwrap_or_default(),
+        serialize: serialize?.unwrap_or(false),
     }))
 }
 

@@ -52,6 +52,8 @@ struct Block {
 enum BlockKind {
     /// As many builds as the installation allows are running.
     Limit,
+    /// Another build of its group, whose builds run one after the other.
+    Group,
     /// No worker runs.
     NoWorker,
     /// The cluster, or the host of the local runner, can't be used.
@@ -170,6 +172,12 @@ fn block(
                 "the last attempt failed{failure}; the next one comes after {}",
                 available_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
             ),
+        );
+    }
+    if let Some(other) = queue.group_blocker {
+        return block(
+            BlockKind::Group,
+            format!("build {other} of the same group comes first; they run one after the other"),
         );
     }
     if queue.live >= limit {

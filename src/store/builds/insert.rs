@@ -44,15 +44,15 @@ impl Statement for Insert {
                 SELECT * FROM unnest(
                     $1::uuid[], $2::text[], $3::jsonb[], $4::smallint[], $5::timestamptz[], $6::uuid[], $7::text[],
                     $8::text[], $9::smallint[], $10::bytea[], $11::text[], $15::bytea[],
-                    $16::jsonb[], $17::float8[]
+                    $16::jsonb[], $17::float8[], $18::boolean[]
                 ) AS new (id, project, spec, priority, created_at, retry_of, commit, traceparent, codec, body, group_key,
-                          coalesce_hash, origin, head_start)
+                          coalesce_hash, origin, head_start, serialize)
             ), build AS (
                 INSERT INTO builds (id, project, state, spec, priority, available_at, created_at, journal_head, retry_of,
-                                    commit, traceparent, group_key, group_seq, coalesce_hash, origin, rank)
+                                    commit, traceparent, group_key, group_seq, coalesce_hash, origin, rank, serialize)
                 SELECT id, project, 'queued', spec, priority, now(), created_at, 1, retry_of, commit, traceparent, group_key,
                        CASE WHEN group_key IS NOT NULL THEN nextval('build_group_seq') END, coalesce_hash, origin,
-                       now() - make_interval(secs => head_start)
+                       now() - make_interval(secs => head_start), serialize
                 FROM new
                 ON CONFLICT (coalesce_hash)
                     WHERE coalesce_hash IS NOT NULL AND state IN ('queued', 'starting', 'running') DO NOTHING
@@ -83,6 +83,7 @@ impl Statement for Insert {
             &columns.coalesce_hash as &[Option<Vec<u8>>],
             &columns.origin as &[Option<Json<&Origin>>],
             &columns.head_start,
+            &columns.serialize,
         )
         .fetch_all(connection)
         .await?;
@@ -100,6 +101,7 @@ struct Columns<'a> {
     priority: Vec<i16>,
     /// What the priority is worth, in seconds.
     head_start: Vec<f64>,
+    serialize: Vec<bool>,
     created_at: Vec<DateTime<Utc>>,
     retry_of: Vec<Option<Uuid>>,
     commit: Vec<Option<&'a str>>,
@@ -139,6 +141,8 @@ impl<'a> Columns<'a> {
         self.body.push(first.body);
         self.group_key
             .push(new.spec.group.as_ref().map(|group| group.key.as_str()));
+        let serialize = new.spec.group.as_ref().is_some_and(|group| group.serialize);
+        self.serialize.push(serialize);
         self.coalesce_hash.push(new.fingerprint().map(Vec::from));
         self.origin.push(new.origin.as_ref().map(Json));
         for term in Term::of(&new.spec) {

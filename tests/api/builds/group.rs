@@ -52,7 +52,7 @@ async fn a_newer_build_takes_the_place_of_those_that_wait(pool: PgPool) {
     ];
     assert_eq!(
         second["spec"]["group"],
-        json!({"key": "app/main", "supersede": "queued"})
+        json!({"key": "app/main", "supersede": "queued", "serialize": false})
     );
     assert_eq!(second["superseded_by"], Value::Null);
     let first = read(&caller, &first).await;
@@ -157,14 +157,36 @@ async fn what_is_wrong_with_a_group_is_said(pool: PgPool) {
     let app = TestApp::start(&pool).await;
     let caller = app.caller(Scope::BuildsWrite).await;
     let mut wrong = minimal();
-    wrong["group"] = json!({"key": "a\nb", "supersede": "all", "serialise": true});
+    wrong["group"] = json!({"key": "a\nb", "supersede": "all", "serialise": true, "serialize": 1});
     let answer = Answer::of(caller.post("/v1/builds").json(&wrong)).await;
     let problem = answer.problem(422, "invalid_request");
     let mut found = pointers(&problem);
     found.sort_unstable();
-    assert_eq!(found, ["/group/key", "/group/serialise", "/group/supersede"]);
+    assert_eq!(
+        found,
+        ["/group/key", "/group/serialise", "/group/serialize", "/group/supersede"]
+    );
     wrong["group"] = json!({});
     let answer = Answer::of(caller.post("/v1/builds").json(&wrong)).await;
     assert_eq!(pointers(&answer.problem(422, "invalid_request")), ["/group/key"]);
+    app.stop().await;
+}
+
+#[sqlx::test]
+async fn what_a_serialized_build_waits_for_is_shown(pool: PgPool) {
+    let app = TestApp::start_with(&pool, |app| app.max_live_builds = 10).await;
+    let caller = app.caller(Scope::BuildsWrite).await;
+    let mut request = request("k", "no");
+    request["group"]["serialize"] = json!(true);
+    let first = Answer::of(caller.post("/v1/builds").json(&request)).await.json();
+    // Its worker, which is alive.
+    let _hand = Hand::claim(&pool, &app.signals).await;
+    let second = Answer::of(caller.post("/v1/builds").json(&request)).await.json();
+    let queue = Answer::of(caller.get(&format!("/v1/builds/{}/queue", id(&second))))
+        .await
+        .json();
+    assert_eq!(queue["blocked_by"]["kind"], "group", "{queue}");
+    let message = queue["blocked_by"]["message"].as_str().expect("words");
+    assert!(message.contains(id(&first)), "{message}");
     app.stop().await;
 }

@@ -86,6 +86,9 @@ struct CreateGroup {
     /// Which older builds of the key this one takes the place of: those that wait, or also those that have begun.
     #[schema(default = "no")]
     supersede: Option<Supersede>,
+    /// Whether the build waits until no other of the key is live, nor queued before it with the same wish.
+    #[schema(default = false)]
+    serialize: Option<bool>,
 }
 
 /// Names of secrets.
