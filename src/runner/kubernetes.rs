@@ -9,13 +9,17 @@ mod call;
 pub mod config;
 mod connection;
 mod end;
+#[cfg(test)]
+mod fake;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod gate;
 mod index;
 mod launch;
 mod log;
 mod observe;
 mod pod;
+mod seen;
 #[cfg(test)]
 mod stub;
 mod watch;
@@ -63,7 +67,7 @@ impl KubernetesRunner {
     ) -> Result<Self, RunnerError> {
         let probe = serde_json::to_vec(&pod::probe(&config))
             .map_err(|error| RunnerError::new("writing the pod that the cluster is probed with", error))?;
-        let connection = Connection::new(config.namespace.clone(), probe);
+        let connection = Connection::new(config.namespace.clone(), probe, config.request_concurrency);
         let index = Arc::new(Index::default());
         tasks.spawn(Arc::clone(&connection).run(shutdown.clone()));
         tasks.spawn(watch::run(

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use kube::{Client, client::Body, core::Status};
 
+use super::gate;
+
 /// The longest that one request may take. Admission webhooks have 10 s each by default.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
@@ -71,11 +73,7 @@ pub(super) async fn call(
         if head.status.is_success() {
             return Ok(body);
         }
-        let retry_after = head
-            .headers
-            .get("retry-after")
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
+        let retry_after = gate::retry_after(&head.headers);
         Err(refusal(place.namespace, head.status.as_u16(), retry_after, &body))
     };
     tokio::time::timeout(LIMIT, exchange)

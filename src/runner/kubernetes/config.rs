@@ -45,6 +45,8 @@ pub struct Config {
     pub node_lost_seconds: u32,
     /// Pods that are created at the same time, at most.
     pub launch_concurrency: usize,
+    /// Requests to the API server that are under way at the same time, at most; watches and log streams not counted.
+    pub request_concurrency: usize,
     /// Log streams that are open at the same time, at most. Each costs a connection and, on the node, an inotify
     /// instance.
     pub log_concurrency: usize,
@@ -68,6 +70,7 @@ impl Default for Config {
             deadline_allowance_seconds: 1800,
             node_lost_seconds: 60,
             launch_concurrency: 64,
+            request_concurrency: 128,
             log_concurrency: 1000,
         }
     }

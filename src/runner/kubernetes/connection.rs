@@ -9,14 +9,17 @@ use std::{
     time::Duration,
 };
 
-use kube::{Client, Config as KubeConfig, api::PostParams, core::Request};
+use kube::{Client, Config as KubeConfig, api::PostParams, client::ClientBuilder, core::Request};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::call::{Fault, Place, call};
+use super::{
+    call::{Fault, Place, call},
+    gate::{Gate, retry_after},
+};
 use crate::runner::Readiness;
 
 /// Between checks while all is well.
@@ -45,6 +48,7 @@ pub(super) struct Connection {
     /// A pod like those of builds, as JSON: asking whether it could be created answers whether theirs can.
     probe: Vec<u8>,
     client: watch::Sender<Option<Client>>,
+    gate: Arc<Gate>,
     /// URL of the API server that the kubeconfig named last.
     server: Mutex<String>,
     readiness: watch::Sender<Readiness>,
@@ -54,10 +58,12 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection that isn't there yet; see [`Self::run`].
-    pub(super) fn new(namespace: String, probe: Vec<u8>) -> Arc<Self> {
+    /// It has at most `places` requests under way.
+    pub(super) fn new(namespace: String, probe: Vec<u8>, places: usize) -> Arc<Self> {
         Arc::new(Self {
             namespace,
             probe,
+            gate: Arc::new(Gate::new(places)),
             client: watch::Sender::new(None),
             server: Mutex::default(),
             readiness: watch::Sender::new(Readiness::NotReady("the cluster has not been asked yet".to_owned())),
@@ -82,12 +88,22 @@ impl Connection {
         client: &Client,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<bytes::Bytes, Fault> {
+        let _place = self.gate.enter().await;
         let server = self.server();
         let place = Place {
             server: &server,
             namespace: &self.namespace,
         };
-        call(client, place, request).await
+        let result = call(client, place, request).await;
+        if let Err(Fault::Busy(asked)) = &result {
+            self.gate.close(*asked);
+        }
+        result
+    }
+
+    /// Waits while the server has asked everybody for a pause.
+    pub(super) async fn open(&self) {
+        self.gate.open().await;
     }
 
     /// Requests about pods in the namespace.
@@ -196,7 +212,7 @@ impl Connection {
         };
         if verdict.is_err() {
             // What is wrong may be what the kubeconfig said: read it again.
-            verdict = match connect().await {
+            verdict = match connect(&self.gate).await {
                 Ok((renewed, server)) => {
                     *self.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
                     let verdict = self.probe(&renewed).await;
@@ -256,7 +272,8 @@ impl Connection {
 }
 
 /// A client by the kubeconfig as it is now and its server's URL, or why there can be none.
-async fn connect() -> Result<(Client, String), String> {
+/// Whatever its server refuses for a while closes the gate.
+async fn connect(gate: &Arc<Gate>) -> Result<(Client, String), String> {
     let mut config = KubeConfig::infer().await.map_err(|error| {
         // In a pod both ways of finding one are of interest.
         let outside = std::env::var_os("KUBERNETES_SERVICE_HOST").is_none();
@@ -270,7 +287,15 @@ async fn connect() -> Result<(Client, String), String> {
     // Who calls decides what is tried again, and for how long.
     config.default_retry = false;
     let server = config.cluster_url.to_string();
-    let client = Client::try_from(config).map_err(|error| format!("the kubeconfig can't be used: {error}"))?;
+    let gate = Arc::clone(gate);
+    let heed = tower::util::MapResponseLayer::new(move |answer: http::Response<_>| {
+        if answer.status() == http::StatusCode::TOO_MANY_REQUESTS {
+            gate.close(retry_after(answer.headers()));
+        }
+        answer
+    });
+    let client = ClientBuilder::try_from(config).map_err(|error| format!("the kubeconfig can't be used: {error}"))?;
+    let client = client.with_layer(&heed).build();
     Ok((client, server.trim_end_matches('/').to_owned()))
 }
 
@@ -286,7 +311,7 @@ pub(super) mod tests {
     impl Connection {
         /// A connection to a server that is played by a test.
         pub(in super::super) fn to(client: Client) -> Arc<Self> {
-            let connection = Self::new("builds".to_owned(), b"{}".to_vec());
+            let connection = Self::new("builds".to_owned(), b"{}".to_vec(), 8);
             connection.client.send_replace(Some(client));
             connection
         }

@@ -39,6 +39,8 @@ pub(super) struct Handle {
     pub(super) shipping: Shipping,
     /// When its deletion takes effect, if it was asked for.
     pub(super) deleting: Option<DateTime<Utc>>,
+    /// Grows with every change of the pod; 0 where that can't be said.
+    pub(super) version: u64,
 }
 
 impl Handle {
@@ -62,13 +64,31 @@ impl Handle {
             running: any_runs(pod),
             shipping: shipping(pod, observation),
             deleting: metadata.deletion_timestamp.as_ref().and_then(second),
+            // A number in every server that is known, though no client may rely on it before Kubernetes 1.35.
+            version: metadata
+                .resource_version
+                .as_deref()
+                .and_then(|version| version.parse().ok())
+                .unwrap_or(0),
         }
     }
 
-    /// Whether `other` had the name before this one. The watch may still tell of it when its successor was launched.
+    /// Whether `other` is old news: of a pod that had the name before this one, of which the watch may still tell when
+    /// its successor was launched, or of this one before its latest change.
     fn succeeds(&self, other: &Self) -> bool {
-        self.uid != other.uid && self.created >= other.created
+        if self.uid == other.uid {
+            other.version > 0 && self.version > other.version
+        } else {
+            self.created >= other.created
+        }
     }
+}
+
+/// A pod that was known and that a listing lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Missing {
+    pub(super) attempt: AttemptId,
+    uid: String,
 }
 
 /// All attempts.
@@ -160,7 +180,10 @@ impl Index {
             let mut state = self.lock();
             let deleted = Handle::of(pod);
             if let Some(entry) = state.attempts.get_mut(&attempt)
-                && entry.pod.as_ref().is_none_or(|known| !known.succeeds(&deleted))
+                && entry
+                    .pod
+                    .as_ref()
+                    .is_none_or(|known| known.uid == deleted.uid || !known.succeeds(&deleted))
             {
                 entry.lose(Some(observe(pod)));
             }
@@ -173,18 +196,31 @@ impl Index {
         self.lock().listing += 1;
     }
 
-    /// The listing is complete: what was known before it and isn't in it is gone.
-    pub(super) fn end_listing(&self) {
+    /// The listing is complete: what was known before it and isn't in it seems to be gone.
+    pub(super) fn end_listing(&self) -> Vec<Missing> {
         let mut state = self.lock();
         let listing = state.listing;
         state.listed = true;
-        for entry in state.attempts.values_mut() {
-            if entry.known > 0 && entry.known < listing {
-                entry.lose(None);
-            }
-        }
+        let missing = state.attempts.iter().filter_map(|(&attempt, entry)| {
+            let pod = entry.pod.as_ref().filter(|_| entry.known < listing)?;
+            let uid = pod.uid.clone();
+            Some(Missing { attempt, uid })
+        });
+        let missing = missing.collect();
         state.sweep_at = 0;
         state.sweep();
+        missing
+    }
+
+    /// A pod that a listing lacked is gone, unless another has its name meanwhile.
+    pub(super) fn lose(&self, missing: &Missing) {
+        let mut state = self.lock();
+        if let Some(entry) = state.attempts.get_mut(&missing.attempt)
+            && entry.pod.as_ref().is_some_and(|pod| pod.uid == missing.uid)
+        {
+            entry.lose(None);
+        }
+        state.drop_unused(missing.attempt);
     }
 
     /// Drops everything, so that whoever follows an attempt learns that nothing more will come.
@@ -297,6 +333,13 @@ mod tests {
         .unwrap()
     }
 
+    /// A listing ends, and what it lacks is gone indeed.
+    fn settle(index: &Index) {
+        for missing in index.end_listing() {
+            index.lose(&missing);
+        }
+    }
+
     fn pending() -> Value {
         json!({"phase": "Pending"})
     }
@@ -367,10 +410,10 @@ mod tests {
         let [seen, launched, never] = [1, 2, 3].map(|number| index.observe(attempt(number)));
         index.begin_listing();
         index.apply(&pod(1, &running()));
-        index.end_listing();
+        settle(&index);
         index.launched(attempt(2), &pod(2, &pending()));
         index.begin_listing();
-        index.end_listing();
+        settle(&index);
         assert!(matches!(&*seen.borrow(), Observation::Gone { steps } if steps.len() == 1));
         assert!(matches!(&*launched.borrow(), Observation::Gone { .. }));
         assert_eq!(*never.borrow(), Observation::Unseen);
@@ -383,7 +426,7 @@ mod tests {
             index.begin_listing();
             let observed = index.observe(attempt(1));
             index.launched(attempt(1), &pod(1, &pending()));
-            index.end_listing();
+            settle(&index);
             assert!(matches!(&*observed.borrow(), Observation::Pending { .. }));
             index.delete(&pod(1, &pending()));
         }
@@ -395,11 +438,11 @@ mod tests {
         let observed = index.observe(attempt(1));
         index.launched(attempt(1), &pod(1, &pending()));
         index.begin_listing();
-        index.end_listing();
+        settle(&index);
         // The listing may have begun before: this one proves nothing. The next does.
         assert!(matches!(&*observed.borrow(), Observation::Pending { .. }));
         index.begin_listing();
-        index.end_listing();
+        settle(&index);
         assert!(matches!(&*observed.borrow(), Observation::Gone { .. }));
     }
 
@@ -435,7 +478,7 @@ mod tests {
         index.begin_listing();
         index.apply(&pod(1, &running()));
         index.apply(&pod(2, &pending()));
-        index.end_listing();
+        settle(&index);
         index.delete(&pod(2, &pending()));
         assert_eq!(index.list(), Some(vec![attempt(1)]));
     }
@@ -453,7 +496,7 @@ mod tests {
         assert!(index.lock().attempts.contains_key(&attempt(1)));
         drop(observed);
         index.begin_listing();
-        index.end_listing();
+        settle(&index);
         assert_eq!(index.lock().attempts.len(), 0);
     }
 
@@ -472,5 +515,42 @@ mod tests {
         let observed = index.observe(attempt(1));
         index.close();
         assert!(observed.has_changed().is_err());
+    }
+
+    #[test]
+    fn old_news_of_a_pod_changes_nothing() {
+        let index = Index::default();
+        let observed = index.observe(attempt(1));
+        let at = |version: u32, status: &Value| {
+            let mut pod = pod(1, status);
+            pod.metadata.resource_version = Some(version.to_string());
+            pod
+        };
+        index.apply(&at(9, &pending()));
+        for (version, status) in [(10, running()), (9, pending()), (10, running())] {
+            index.apply(&at(version, &status));
+            assert!(matches!(&*observed.borrow(), Observation::Running { .. }));
+        }
+        // A deletion is a change of its own.
+        index.delete(&at(11, &failed()));
+        assert!(matches!(&*observed.borrow(), Observation::Finished { .. }));
+    }
+
+    #[test]
+    fn what_a_listing_lacks_may_have_been_replaced() {
+        let index = Index::default();
+        let observed = index.observe(attempt(1));
+        index.begin_listing();
+        index.apply(&pod(1, &running()));
+        assert_eq!(index.end_listing(), []);
+        index.begin_listing();
+        let missing = index.end_listing();
+        assert!(matches!(&*observed.borrow(), Observation::Running { .. }), "not yet");
+        let mut new = pod(1, &pending());
+        new.metadata.uid = Some("uid-new".to_owned());
+        new.metadata.creation_timestamp = serde_json::from_value(json!("2026-11-23T14:00:09Z")).unwrap();
+        index.apply(&new);
+        index.lose(&missing[0]);
+        assert!(matches!(&*observed.borrow(), Observation::Pending { .. }));
     }
 }

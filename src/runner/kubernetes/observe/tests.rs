@@ -1,5 +1,7 @@
 use serde_json::{Value, json};
 
+mod recorded;
+
 use super::*;
 use crate::{domain::failure::FailureCode, runner::Outcome};
 
