@@ -210,13 +210,14 @@ impl Installation {
     /// How far the build step of a build's first attempt is in the journal, as it is stored.
     pub(in crate::cluster) async fn log_cursor(&self, build: &str) -> serde_json::Value {
         let mut connection = PgConnection::connect(self.database.as_str()).await.expect("connects");
-        let cursor: Option<serde_json::Value> =
+        // There is no attempt before the build was claimed, and nothing of a step before it began.
+        let cursor: Option<Option<serde_json::Value>> =
             sqlx::query_scalar("SELECT log_cursor->'build' FROM attempts WHERE build_id = $1 AND number = 1")
                 .bind(build.parse::<Uuid>().expect("an id"))
-                .fetch_one(&mut connection)
+                .fetch_optional(&mut connection)
                 .await
                 .expect("reads");
-        cursor.unwrap_or_default()
+        cursor.flatten().unwrap_or_default()
     }
 
     fn replicas(&self) -> Vec<Arc<Replica>> {
