@@ -67,6 +67,9 @@ pub(super) enum ApiError {
     /// The project's uploads may take this many bytes together.
     #[error("the project's uploads would take more than {0} bytes")]
     UploadsFull(u64),
+    /// As many builds of the project wait as it may have.
+    #[error("{0} builds of the project wait already")]
+    QueueFull(u32),
     /// A build that isn't over needs the upload.
     #[error("a build needs the upload")]
     UploadInUse,

@@ -355,6 +355,13 @@ fn answer(error: &ApiError) -> Answer {
             "The project's uploads take too much together",
             format!("at most {limit} bytes are kept for a project: delete uploads, or wait until they expire"),
         ),
+        ApiError::QueueFull(limit) => Answer::new(
+            S::TOO_MANY_REQUESTS,
+            "queue_full",
+            "The project's queue is full",
+            format!("at most {limit} builds of the project may wait: send it again once some have started, or cancel some"),
+        )
+        .header(header::RETRY_AFTER, HeaderValue::from_static("15")),
         ApiError::UploadInUse => Answer::new(
             S::CONFLICT,
             "upload_in_use",

@@ -7,17 +7,17 @@ use super::{
     Error,
     builds::{self, CreateOutcome, IdempotencyKey, NewBuild},
     gather::Gather,
-    projects,
+    projects::{self, NewBuilds},
     tokens::{self, Token},
 };
-use crate::domain::{project::ProjectName, spec::Cache};
+use crate::domain::project::ProjectName;
 
 /// Answers requests that come at the same time together. Cheap to clone.
 #[derive(Clone)]
 pub struct Intake {
     pool: PgPool,
     tokens: Gather<tokens::ByHash>,
-    caches: Gather<projects::CacheOf>,
+    projects: Gather<projects::OfNewBuilds>,
     builds: Gather<builds::Insert>,
 }
 
@@ -26,7 +26,7 @@ impl Intake {
     pub fn new(pool: PgPool) -> Self {
         Self {
             tokens: Gather::new(pool.clone()),
-            caches: Gather::new(pool.clone()),
+            projects: Gather::new(pool.clone()),
             builds: Gather::new(pool.clone()),
             pool,
         }
@@ -37,9 +37,9 @@ impl Intake {
         self.tokens.ask(hash).await
     }
 
-    /// The cache that builds of a project get that say nothing about theirs.
-    pub async fn cache(&self, project: ProjectName) -> Result<Option<Cache>, Error> {
-        self.caches.ask(project).await
+    /// What a project says of new builds; `queued` is the limit of projects that have none of their own.
+    pub async fn project(&self, project: ProjectName, queued: Option<u32>) -> Result<NewBuilds, Error> {
+        self.projects.ask((project, queued)).await
     }
 
     /// As [`builds::create`].

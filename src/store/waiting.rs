@@ -8,6 +8,7 @@ use crate::domain::{
     build::{Build, Pending},
     id::{BuildId, ReplicaId},
     project::ProjectName,
+    queue::ProjectLimits,
 };
 
 /// Builds that the estimates rest on: this many of the latest that succeeded.
@@ -22,6 +23,14 @@ pub struct Queue {
     pub ahead: i64,
     /// Builds in workers' hands.
     pub live: i64,
+    /// Of these, those of the same project.
+    pub live_in_project: i64,
+    /// How many of these there may be.
+    pub concurrency: Option<i64>,
+    /// Attempts of the project that may begin within a minute.
+    pub starts_per_minute: Option<i64>,
+    /// When the next one may, where as many have begun.
+    pub opens_at: Option<DateTime<Utc>>,
     /// Workers that are alive.
     pub workers: i64,
     /// Of these, those that can launch.
@@ -33,9 +42,15 @@ pub struct Queue {
 }
 
 /// Looks at the queue before a build.
-pub async fn queue(pool: &PgPool, build: &Build) -> Result<Queue, Error> {
+pub async fn queue(pool: &PgPool, build: &Build, limits: ProjectLimits) -> Result<Queue, Error> {
     let row = sqlx::query!(
-        r#"SELECT before.project AS "project!", before.every AS "every!", live.n AS "live!", workers.n AS "workers!",
+        r#"SELECT before.project AS "project!", before.every AS "every!", live.n AS "live!",
+                  live.project AS "live_in_project!", own.concurrency AS "concurrency?", own.starts AS "starts?",
+                  CASE WHEN own.starts IS NOT NULL THEN (
+                      SELECT counted_at + interval '1 minute' FROM attempts
+                      WHERE project = $1 AND counted_at > now() - interval '1 minute'
+                      ORDER BY counted_at DESC OFFSET greatest(own.starts, 1) - 1 LIMIT 1
+                  ) END AS opens_at, workers.n AS "workers!",
                   workers.ready AS "ready!", workers.reason,
                   (SELECT group_blocker(b) FROM builds b WHERE b.id = $2) AS group_blocker
            FROM (
@@ -43,13 +58,22 @@ pub async fn queue(pool: &PgPool, build: &Build) -> Result<Queue, Error> {
                WHERE state = 'queued' AND available_at <= now()
                  AND (rank, id) < (SELECT rank, id FROM builds WHERE id = $2)
            ) AS before,
-           (SELECT count(*) AS n FROM builds WHERE state IN ('starting', 'running', 'cancelling')) AS live,
+           (
+               SELECT count(*) AS n, count(*) FILTER (WHERE project = $1) AS project FROM builds
+               WHERE state IN ('starting', 'running', 'cancelling')
+           ) AS live,
+           (
+               SELECT coalesce(concurrency_limit, $3::bigint) AS concurrency, coalesce(starts_limit, $4::bigint) AS starts
+               FROM projects WHERE name = $1
+           ) AS own,
            (
                SELECT count(*) AS n, count(*) FILTER (WHERE not_ready IS NULL) AS ready, min(not_ready) AS reason
                FROM replicas WHERE expires_at > now()
            ) AS workers"#,
         build.project.as_str(),
         build.id.0,
+        limits.concurrency.map(i64::from),
+        limits.starts_per_minute.map(i64::from),
     )
     .fetch_one(pool)
     .await?;
@@ -57,6 +81,10 @@ pub async fn queue(pool: &PgPool, build: &Build) -> Result<Queue, Error> {
         ahead_in_project: row.project,
         ahead: row.every,
         live: row.live,
+        live_in_project: row.live_in_project,
+        concurrency: row.concurrency,
+        starts_per_minute: row.starts,
+        opens_at: row.opens_at,
         workers: row.workers,
         ready_workers: row.ready,
         not_ready: row.reason,

@@ -1,6 +1,7 @@
 //! `/v1/projects` and the tokens below.
 
 mod hooks;
+mod limits;
 mod secrets;
 mod update;
 

@@ -83,6 +83,12 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// A field by its name if it is there, be it null.
+    pub fn named(&self, name: &'static str) -> Option<Field<'a>> {
+        let field = self.field(name);
+        self.fields.contains_key(name).then_some(field)
+    }
+
     /// Says that the other fields can't be judged, because the one that tells what they mean is wrong.
     pub fn abandon(&self) {
         self.abandoned.set(true);

@@ -21,6 +21,7 @@ use crate::{
         self,
         builds::{self, CreateOutcome, IdempotencyKey, NewBuild},
         groups::Superseded,
+        projects::NewBuilds,
     },
 };
 
@@ -86,15 +87,35 @@ pub(in crate::http) fn refusal(outcome: &CreateOutcome, project: &ProjectName, a
     }
 }
 
+/// What the project says of a new build, if it may have one more that waits.
+async fn room(app: &App, project: &ProjectName, key: Option<&IdempotencyKey>) -> Result<NewBuilds, ApiError> {
+    let said = app
+        .intake
+        .project(project.clone(), app.queue.project_limits.queued)
+        .await?;
+    match said.full_at {
+        // A request that was accepted once is answered the same again.
+        Some(limit) if !builds::is_used(&app.pool, project, key).await? => Err(ApiError::QueueFull(limit)),
+        _ => Ok(said),
+    }
+}
+
+/// Whether the project may have one more build that waits.
+pub(super) async fn has_room(app: &App, project: &ProjectName, key: Option<&IdempotencyKey>) -> Result<(), ApiError> {
+    room(app, project, key).await.map(|_| ())
+}
+
 /// What a request asks for, with what its project has where the request is silent.
 pub(in crate::http) async fn spec(
     app: &App,
     project: &ProjectName,
     request: BuildRequest,
+    key: Option<&IdempotencyKey>,
 ) -> Result<BuildSpec, ApiError> {
     let mut spec = request.spec;
+    let said = room(app, project, key).await?;
     if request.projects_cache {
-        let cache = app.intake.cache(project.clone()).await?;
+        let cache = said.cache;
         // What the builder can't use it does without: the request didn't ask for it.
         spec.cache = cache.filter(|cache| cache.unsupported(spec.builder).is_none());
     }

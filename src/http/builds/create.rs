@@ -31,6 +31,7 @@ use crate::{
         (status = 201, description = "Accepted and queued", body = BuildView, headers(("Location", description = "The build"))),
         (status = 200, description = "The key was used for the same request before: that build, with `Idempotency-Replayed: true`; or, with `coalesce`, the build of an identical request in flight, with `Kiln-Coalesced: true`", body = BuildView),
         (status = 409, description = "A request with the same key is being carried out", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "As many builds of the project wait as it may have", body = Problem, content_type = "application/problem+json", headers(("Retry-After", description = "Seconds after which it may be worth trying again"))),
         (status = 422, description = "Fields are invalid, or the key was used for another request", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -49,11 +50,11 @@ pub(in crate::http) async fn create(
     if !caller.sees(&project) {
         return Err(accept::unknown_project(&project));
     }
-    let spec = accept::spec(&app, &project, request).await?;
     let key = key.map(|key| IdempotencyKey {
         key,
         body_hash: fingerprint(&project, &document),
     });
+    let spec = accept::spec(&app, &project, request, key.as_ref()).await?;
     let listed = document["registry_credentials"].is_array();
     accept::check_secrets(&app, &project, &spec, listed, key.as_ref()).await?;
     let now = app.clock.now();

@@ -54,6 +54,10 @@ enum BlockKind {
     Limit,
     /// Another build of its group, whose builds run one after the other.
     Group,
+    /// As many builds of the project are running as it may have.
+    ProjectLimit,
+    /// As many builds of the project have begun within a minute as may.
+    RateLimit,
     /// No worker runs.
     NoWorker,
     /// The cluster, or the host of the local runner, can't be used.
@@ -107,7 +111,7 @@ pub(in crate::http) async fn queue(
     let state = build.state.name();
     let now = app.clock.now();
     let queue = match state {
-        StateName::Queued => Some(waiting::queue(&app.pool, &build).await?),
+        StateName::Queued => Some(waiting::queue(&app.pool, &build, app.queue.project_limits).await?),
         _ => None,
     };
     let pending = match state {
@@ -180,6 +184,25 @@ fn block(
             format!("build {other} of the same group comes first; they run one after the other"),
         );
     }
+    if let Some(most) = queue.concurrency.filter(|most| queue.live_in_project >= *most) {
+        return block(
+            BlockKind::ProjectLimit,
+            match queue.live_in_project {
+                0 => "the project's builds are held back: it may have none running".to_owned(),
+                1 => format!("a build of the project is running, and it may have {most} at a time"),
+                live => format!("{live} builds of the project are running, and it may have {most} at a time"),
+            },
+        );
+    }
+    if let (Some(most), Some(opens_at)) = (queue.starts_per_minute, queue.opens_at.filter(|opens| *opens > now)) {
+        return block(
+            BlockKind::RateLimit,
+            format!(
+                "{most} builds of the project may begin within a minute; the next one can at {}",
+                opens_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+            ),
+        );
+    }
     if queue.live >= limit {
         return block(
             BlockKind::Limit,
@@ -190,6 +213,13 @@ fn block(
         );
     }
     None
+}
+
+/// How often so many places have to come free for the one behind `ahead` others.
+fn turns(ahead: i64, places: i64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "no queue is that long")]
+    let turns = (ahead + 1) as f64 / places.max(1) as f64;
+    turns
 }
 
 fn estimate(
@@ -210,11 +240,16 @@ fn estimate(
         (BuildState::Queued { .. } | BuildState::Starting { .. }, None) => Some(after(build.created_at, history.wait)),
         (BuildState::Queued { available_at, .. }, Some(BlockKind::Backoff)) => Some(after(*available_at, history.wait)),
         // Room comes as builds end: so many at a time, one run after the other.
-        (BuildState::Queued { .. }, Some(BlockKind::Limit)) => queue.map(|queue| {
-            #[expect(clippy::cast_precision_loss, reason = "no queue is that long")]
-            let turns = (queue.ahead + 1) as f64 / limit.max(1) as f64;
-            after(now, turns * history.run)
-        }),
+        (BuildState::Queued { .. }, Some(BlockKind::Limit)) => {
+            queue.map(|queue| after(now, turns(queue.ahead, limit) * history.run))
+        }
+        (BuildState::Queued { .. }, Some(BlockKind::ProjectLimit)) => queue
+            .and_then(|queue| Some((queue, queue.concurrency.filter(|most| *most > 0)?)))
+            .map(|(queue, most)| after(now, turns(queue.ahead_in_project, most) * history.run)),
+        // So many begin in each minute from then on.
+        (BuildState::Queued { .. }, Some(BlockKind::RateLimit)) => queue
+            .and_then(|queue| Some((queue, queue.starts_per_minute?, queue.opens_at?)))
+            .map(|(queue, most, opens_at)| after(opens_at, turns(queue.ahead_in_project - 1, most).floor() * 60.0)),
         _ => None,
     };
     let ends_at = match &build.state {

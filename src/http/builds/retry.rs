@@ -28,6 +28,7 @@ use crate::{
         (status = 404, description = "No such build for this token", body = Problem, content_type = "application/problem+json"),
         (status = 410, description = "The build was deleted, because it had been kept for long enough", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The build is not over, or a request with the same key is being carried out", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "As many builds of the project wait as it may have", body = Problem, content_type = "application/problem+json", headers(("Retry-After", description = "Seconds after which it may be worth trying again"))),
         (status = 422, description = "What the build needs is no longer there (a secret, an upload; `pointer` is its place in `spec`), the body has fields, or the key was used for another request", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -48,6 +49,7 @@ pub(in crate::http) async fn retry(
         return Err(ApiError::BuildNotFinished(old.state.name()));
     }
     accept::can_be_fetched(&old.spec.source, &app)?;
+    accept::has_room(&app, &old.project, key.as_ref()).await?;
     accept::check_secrets(&app, &old.project, &old.spec, true, key.as_ref()).await?;
     let now = app.clock.now();
     let new = NewBuild {

@@ -138,7 +138,7 @@ async fn build(app: &App, hook: &Hook, request: &Value, origin: Origin) -> Resul
     let read = BuildRequest::read(request, &app.limits).map_err(ApiError::InvalidBody)?;
     accept::can_be_fetched(&read.spec.source, app)?;
     let coalesce = read.coalesce;
-    let spec = accept::spec(app, &hook.project, read).await?;
+    let spec = accept::spec(app, &hook.project, read, None).await?;
     let listed = request["registry_credentials"].is_array();
     accept::check_secrets(app, &hook.project, &spec, listed, None).await?;
     let now = app.clock.now();

@@ -12,6 +12,7 @@ use super::ProjectView;
 use crate::{
     domain::{
         project::{ProjectName, Scope},
+        queue::ProjectLimits,
         spec::reader::{Errors, Object},
     },
     http::{auth::Caller, body::JsonBody, error::ApiError, problem::Problem, state::App},
@@ -23,6 +24,11 @@ use crate::{
 struct CreateProject {
     /// Its name: lower-case letters, digits and dashes, at most 63.
     name: ProjectName,
+    /// Its share of the installation while several projects wait; 100 when absent.
+    #[schema(minimum = 1, maximum = 1000)]
+    weight: Option<u16>,
+    /// Limits of its own.
+    limits: Option<ProjectLimits>,
 }
 
 /// Make a project. Needs the scope `admin`.
@@ -42,13 +48,14 @@ pub(in crate::http) async fn create(
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<ProjectView>), ApiError> {
     caller.require(Scope::Admin)?;
     let errors = Errors::default();
-    let name = Object::document(&document, &errors).and_then(|root| {
+    let read = Object::document(&document, &errors).and_then(|root| {
         let name = root.field("name").required::<ProjectName>();
+        let settings = super::queue_settings(&root);
         root.finish();
-        name
+        Ok((name?, settings?))
     });
-    let name = errors.finish(name).map_err(ApiError::InvalidBody)?;
-    let project = projects::create(&app.pool, &name)
+    let (name, settings) = errors.finish(read).map_err(ApiError::InvalidBody)?;
+    let project = projects::create_with(&app.pool, &name, &settings)
         .await?
         .ok_or(ApiError::ProjectExists)?;
     let location = app.link(&format!("/v1/projects/{name}"));

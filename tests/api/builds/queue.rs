@@ -172,3 +172,40 @@ async fn estimates_rest_on_what_builds_of_the_project_took(pool: PgPool) {
     assert_eq!((&seen["starts_at"], &seen["basis"]), (&Value::Null, &basis));
     app.stop().await;
 }
+
+#[sqlx::test]
+async fn limits_of_the_project_are_told(pool: PgPool) {
+    let app = TestApp::start(&pool).await;
+    let caller = app.caller(Scope::BuildsWrite).await;
+    let admin = app.caller(Scope::Admin).await;
+    let limit = |limits: Value| {
+        let request = admin.request(reqwest::Method::PATCH, "/v1/projects/default");
+        async move { assert_eq!(Answer::of(request.json(&json!({"limits": limits}))).await.status, 200) }
+    };
+    limit(json!({"starts_per_minute": 1})).await;
+    let first = caller.create().await;
+    let mut hand = Hand::claim(&pool, &app.signals).await;
+    hand.run().await;
+    hand.succeed().await;
+
+    let build = caller.create().await;
+    let seen = look(&caller, &build).await;
+    assert_eq!(seen["blocked_by"]["kind"], "rate_limit", "{seen}");
+    let opens: DateTime<Utc> =
+        sqlx::query_scalar("SELECT counted_at + interval '1 minute' FROM attempts WHERE build_id = $1::uuid")
+            .bind(id(&first))
+            .fetch_one(&pool)
+            .await
+            .expect("reads");
+    assert_eq!(time(&seen["estimate"]["starts_at"]), opens);
+    let later = look(&caller, &caller.create().await).await;
+    assert_eq!(time(&later["estimate"]["starts_at"]), opens + TimeDelta::minutes(1));
+
+    limit(json!({"starts_per_minute": null, "concurrency": 0})).await;
+    let seen = look(&caller, &build).await;
+    assert_eq!(seen["blocked_by"]["kind"], "project_limit");
+    assert_eq!(seen["estimate"]["starts_at"], Value::Null);
+    limit(json!({"concurrency": null})).await;
+    assert_eq!(look(&caller, &build).await["blocked_by"], Value::Null);
+    app.stop().await;
+}
