@@ -53,6 +53,7 @@ pub(in crate::http) struct ProjectView {
 /// Reads `weight` and `limits`, as far as they are named.
 fn queue_settings(root: &Object<'_>) -> Result<Change, Reported> {
     /// What is to be set, with null for nothing.
+    #[expect(clippy::option_option, reason = "what isn't named stays, and null is no limit")]
     fn limit(object: Option<&Object<'_>>, name: &'static str, min: i64) -> Result<Option<Option<u32>>, Reported> {
         let Some(object) = object else { return Ok(None) };
         let Some(field) = object.named(name) else {

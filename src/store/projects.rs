@@ -86,6 +86,7 @@ impl Change {
     }
 }
 
+#[expect(clippy::option_option, reason = "what isn't named stays, and null is no limit")]
 fn number(limit: Option<Option<u32>>) -> Option<i32> {
     // Limits are smaller than that.
     limit.flatten().map(|limit| i32::try_from(limit).unwrap_or(i32::MAX))

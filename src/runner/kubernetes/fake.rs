@@ -257,7 +257,12 @@ impl Fake {
             ("PATCH", _, Some(mut object)) => {
                 let uid = &given["metadata"]["uid"];
                 if !uid.is_null() && *uid != object["metadata"]["uid"] {
-                    return about(422, "Invalid", "metadata.uid: Invalid value: field is immutable", plural);
+                    return about(
+                        422,
+                        "Invalid",
+                        "metadata.uid: Invalid value: field is immutable",
+                        plural,
+                    );
                 }
                 merge(&mut object, &given);
                 let stored = self.store(&mut state, plural, "MODIFIED", object);
