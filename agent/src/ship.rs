@@ -147,7 +147,8 @@ impl Shipper {
             let over = self.parcels.iter().all(Parcel::is_over);
             return if over { Ok(false) } else { Err(io::Error::other(nobody)) };
         }
-        let stopping = watch.stopping();
+        // The signal that it has sent itself takes a moment.
+        let stopping = self.told || watch.stopping();
         let work = if self.over { None } else { self.next_work(stopping)? };
         let Some(work) = work else {
             if stopping && (self.over || self.parcels.iter().all(Parcel::is_over)) {
