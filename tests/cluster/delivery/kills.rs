@@ -72,9 +72,19 @@ async fn the_last_line_before_memory_runs_out_is_there() {
             assert_eq!(transcript.read_to_end(&replica.api).await["state"], "failed");
             let build = replica.api.get(&id).await;
             assert_eq!(text(&build, "/failure/code"), "out_of_memory", "{build:#}");
-            expect_carried(&build, "push", true);
+            // It was tried again with more memory, which did not last either.
+            for log in ["/attempts/0/log", "/attempts/1/log"] {
+                assert_eq!(
+                    build.pointer(log),
+                    Some(&json!({"via": "push", "sealed": true})),
+                    "{build:#}"
+                );
+            }
             assert_eq!(transcript.of_kind("gap"), [] as [&Value; 0]);
-            expect_numbers(&kiln_lines(&transcript.text()), LINES);
+            let lines = kiln_lines(&transcript.text());
+            for attempt in lines.chunks(lines.len().div_ceil(2)) {
+                expect_numbers(attempt, LINES);
+            }
         },
     )
     .await;
